@@ -1,0 +1,109 @@
+"""The one place that names files and folders. Everything below a node's home folder is found through `Home`."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2phub.errors import BadSetting
+
+HOME_VARIABLE = "P2PHUB_HOME"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux less its zero byte
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A node's folder: store, keys, configuration, socket."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "daemon.log"
+
+    @property
+    def control_socket(self) -> Path:
+        """A unix socket; its path must stay below the kernel's 108 bytes. Raises BadSetting where it does not."""
+        path = self.root / "control.sock"
+        if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+            raise BadSetting(f"the home folder's path is too long for a socket: {path}", path=str(path))
+        return path
+
+    @property
+    def identity(self) -> Path:
+        """The peer key: 0600, never a publisher's key."""
+        return self.root / "identity.key"
+
+    @property
+    def gateway_token(self) -> Path:
+        return self.root / "gateway.token"
+
+    @property
+    def peers(self) -> Path:
+        return self.root / "peers.json"
+
+    @property
+    def announcements(self) -> Path:
+        return self.root / "announcements.json"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def releases(self) -> Path:
+        """Read-only trees of fetched releases."""
+        return self.root / "releases"
+
+    @property
+    def keys(self) -> Path:
+        """Publishers' private keys, 0700."""
+        return self.root / "keys"
+
+    @property
+    def publishers(self) -> Path:
+        """TUF repositories that are published from here."""
+        return self.root / "publishers"
+
+    @property
+    def trust(self) -> Path:
+        """Followed publishers' metadata, petnames and the trust floor."""
+        return self.root / "trust"
+
+    @property
+    def floor(self) -> Path:
+        return self.trust / "floor.db"
+
+    @property
+    def petnames(self) -> Path:
+        return self.trust / "petnames.json"
+
+    def publisher(self, publisher_id: str) -> Path:
+        return self.publishers / plain(publisher_id)
+
+    def followed(self, publisher_id: str) -> Path:
+        return self.trust / plain(publisher_id)
+
+
+def plain(name: str) -> str:
+    """`name` if it is one harmless path component. Raises BadSetting otherwise."""
+    if not _PLAIN.fullmatch(name):
+        raise BadSetting(f"{name[:80]!r} cannot be a file name here: letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def home(named: str | os.PathLike[str] | None = None) -> Home:
+    """The home folder: as named, else $P2PHUB_HOME, else ~/.p2phub."""
+    chosen = named or os.environ.get(HOME_VARIABLE) or Path.home() / ".p2phub"
+    return Home(Path(chosen).expanduser().absolute())
