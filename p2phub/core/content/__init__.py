@@ -1,0 +1,1 @@
+"""What the bytes are: cutting, ranges and the digests of objects."""

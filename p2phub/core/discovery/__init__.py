@@ -1,0 +1,1 @@
+"""Where to find it: announcing, providers and the book of peers."""

@@ -1,0 +1,1 @@
+"""How to get it: availability, picking, downloads, uploads and limits."""

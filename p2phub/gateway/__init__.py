@@ -1,0 +1,1 @@
+"""Local HTTP for Hugging Face tools and the web page."""

@@ -1,0 +1,1 @@
+"""Trio tasks that carry out what core decided."""

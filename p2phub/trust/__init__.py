@@ -1,0 +1,1 @@
+"""Whom to believe: publishers, keys and TUF repositories."""
