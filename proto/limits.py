@@ -52,3 +52,25 @@ PEERS_PER_EXCHANGE_MAX = 32
 AGENT_BYTES_MAX = 64
 CHUNKS_PER_FETCH_MAX = 256  # digests in one /p2phub/chunk/1 request
 FETCH_BYTES_MAX = 16 * MIB  # the most one /p2phub/chunk/1 answer may hold
+
+# ---- trust ------------------------------------------------------------------------------------------------------------
+NAME_LENGTH_MAX = 96  # what the Hub allows for a repository name
+PETNAME_LENGTH_MAX = 40  # below the length of any id, so that none can look like one
+VERSION_LENGTH_MAX = 64
+REFERENCE_LENGTH_MAX = 8 * KIB  # a link with 16 escaped addresses
+ROOT_BYTES_MAX = 64 * KIB
+TIMESTAMP_BYTES_MAX = 8 * KIB  # 0.5 KiB of its own and 16 addresses
+SNAPSHOT_BYTES_MAX = 2_000_000  # about 14,000 names at 130 bytes each
+TARGETS_BYTES_MAX = 5_000_000
+ROOT_ROTATIONS_MAX = 256
+DELEGATIONS_VISITED_MAX = 32  # roles asked about one release
+DELEGATIONS_MAX = 16_384  # names of one publisher; the sizes above end first
+RELEASES_PER_NAME_MAX = 16_384
+SIGNATURES_MAX = 64  # on one file: old, new and committed keys of a large organisation
+ROLE_KEYS_MAX = 64
+METADATA_DEPTH_MAX = 10  # nesting of JSON; TUF itself needs 6
+METADATA_INTEGER_MAX = (1 << 53) - 1  # what every JSON reader keeps exact
+ANSWERS_MAX = 16  # distinct answers to one question that are looked at
+PETNAMES_MAX = 10_000
+EVIDENCE_ROWS_MAX = 1024  # equivocations kept; one is enough to halt a publisher
+ATTESTATIONS_MAX = 16  # per release
