@@ -1,0 +1,120 @@
+"""A search for peers that may hold something: everyone named, everyone connected, everyone the DHT tells of.
+
+A peer found is a hint until it has delivered one verified chunk. The search goes on as long as its `run` does, in rounds with
+growing pauses, because providers come and go; whoever needs peers waits on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from p2phub.errors import NoProvider, P2phubError
+from p2phub.net.base import Network, PeerAddress, PeerId
+
+ROUND_PAUSE_S, ROUND_PAUSE_MAX_S = 1.0, 30.0  # between rounds of the same search: doubled each time
+CANDIDATES_MAX = 256  # peers one search ever dials: hints are free to make
+DIALS_AT_ONCE = 16
+
+
+class Search:
+    """Peers for some keys. `found` grows while `run` runs; `exclude` takes a peer out for good."""
+
+    def __init__(self, network: Network, *, keys: Sequence[bytes], named: Iterable[PeerAddress] = ()) -> None:
+        self._network = network
+        self._keys = keys
+        self._named = list(named)
+        self._dials = trio.CapacityLimiter(DIALS_AT_ONCE)
+        self._seen: set[PeerId] = {network.peer_id}
+        self._changed = trio.Event()
+        self._failures: list[str] = []
+        self._started_s = trio.current_time()
+        self.found: list[PeerId] = []
+        self.asked_count = 0  # DHT nodes that answered so far
+        self.rounds_count = 0
+
+    async def run(self) -> None:
+        """Search until cancelled."""
+        pause_s = ROUND_PAUSE_S
+        while True:
+            self.add_connected()
+            async with trio.open_nursery() as nursery:
+                for address in self._named:
+                    nursery.start_soon(self._try, address)
+                for key in self._keys:
+                    nursery.start_soon(self._look_up, key, nursery)
+            self.rounds_count += 1
+            self._notify()
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, ROUND_PAUSE_MAX_S)
+            self._seen.intersection_update({*self.found, self._network.peer_id})  # dead ones may be back
+
+    def add_connected(self) -> None:
+        """Take in every peer that is connected now."""
+        for status in self._network.peers():
+            self._add(status.peer)
+
+    async def offer(self, address: PeerAddress) -> None:
+        """Another hint, from peer exchange or a publisher's metadata: dialled once."""
+        await self._try(address)
+
+    def exclude(self, peer: PeerId) -> None:
+        """Never give this peer again: it lied."""
+        self._seen.add(peer)
+        if peer in self.found:
+            self.found.remove(peer)
+
+    async def wait_more(self, known_count: int) -> None:
+        """Until more than `known_count` peers were found, or a round ended."""
+        rounds = self.rounds_count
+        while len(self.found) <= known_count and self.rounds_count == rounds:
+            await self._changed.wait()
+
+    def report(self, what: str) -> NoProvider:
+        """The error for a search that found nothing: who was asked, and for how long."""
+        seconds = trio.current_time() - self._started_s
+        tried = f"; could not reach: {'; '.join(self._failures[:5])}" if self._failures else ""
+        return NoProvider(
+            f"no peer holds {what}: asked {len(self.found)} connected or named peers and "
+            f"{self.asked_count} nodes of the network for {seconds:.0f} s{tried}",
+            peers_asked=[str(peer) for peer in self.found[:32]],
+            nodes_asked=self.asked_count,
+            seconds=round(seconds, 1),
+        )
+
+    async def _look_up(self, key: bytes, nursery: trio.Nursery) -> None:
+        try:
+            async with self._network.find(key) as lookup:
+                async for provider in lookup:
+                    nursery.start_soon(self._try, provider)
+                self.asked_count = max(self.asked_count, lookup.asked_count)
+        except P2phubError as error:
+            self._fail(str(error))
+
+    async def _try(self, address: PeerAddress) -> None:
+        if address.peer in self._seen or len(self._seen) > CANDIDATES_MAX:
+            return
+        self._seen.add(address.peer)
+        async with self._dials:
+            try:
+                await self._network.connect(address)
+            except P2phubError as error:
+                self._fail(str(error))
+                return
+        self._seen.discard(address.peer)
+        self._add(address.peer)
+
+    def _add(self, peer: PeerId) -> None:
+        if peer not in self._seen and len(self.found) < CANDIDATES_MAX:
+            self._seen.add(peer)
+            self.found.append(peer)
+            self._notify()
+
+    def _fail(self, reason: str) -> None:
+        if len(self._failures) < 16 and reason not in self._failures:
+            self._failures.append(reason)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
