@@ -105,6 +105,12 @@ class BadPassphrase(UsageError):
     exit_code = 11
 
 
+class NoSuchFile(UsageError):
+    """The release holds no file of this name. List its files with `p2phub show`."""
+
+    exit_code = 12
+
+
 # ---- content: the bytes or documents are wrong ------------------------------------------------------------------------
 
 

@@ -1,0 +1,445 @@
+"""What the doors (control socket, gateway) may ask of a node, and the values they get back.
+
+The node implements `NodeApi`; `p2phub.node.memory_api` is the same in one process without a network. Both raise subclasses of
+P2phubError only; anything else is a bug. No value here holds payload bytes except `ReadBytes`.
+
+All methods run in the node's trio thread and may be cancelled at any await: what was verified stays, nothing is half-written.
+`progress` callables are called in that thread, must not block, and are called at most ten times a second per operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from p2phub.digest import Digest
+from p2phub.proto.names import (
+    PetnameReference,
+    PublisherReference,
+    Reference,
+    ReleaseReference,
+)
+
+Kind: TypeAlias = Literal["model", "dataset"]
+Stage: TypeAlias = Literal["resolve", "find", "documents", "transfer", "complete", "scan", "verify"]
+
+
+# ---- progress ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an operation is. Counts verified bytes only, so it never goes back."""
+
+    stage: Stage
+    done_bytes: int  # verified (fetch, verify) or read and hashed (publish)
+    total_bytes: int | None  # None: not known yet
+    rate_bytes_per_s: float = 0.0  # over the last few seconds
+    peers: int = 0  # that sent something in the last few seconds
+    note: str = ""  # one line for a person: what is being waited for
+
+
+ProgressSink: TypeAlias = Callable[[Progress], None]
+
+
+# ---- publishing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseTerms:
+    """What a publisher says of a release beside its files; all of it is part of the manifest."""
+
+    kind: Kind
+    license: str = ""  # SPDX expression, or "" where unknown
+    tags: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()  # references to models that this one was made from
+    datasets: tuple[str, ...] = ()  # references to what it was trained on
+    card: str = ""  # path of the file that describes it; "": README.md where there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A folder taken into the store, ready to be signed. Nothing was announced yet."""
+
+    manifest: Digest  # of the manifest root; the content id
+    manifest_length: int  # bytes of the manifest root, for the signed target entry
+    manifest_sha256: bytes  # of the manifest root, for the signed target entry
+    kind: Kind
+    file_count: int
+    data_size: int  # bytes of all files
+    reused_bytes: int  # of chunks that the store held before
+    extra_bytes: int  # that the store takes on the disk beside the user's files
+    method: str  # "reflink" or "adopt": how the files were taken
+    addresses: tuple[str, ...]  # this node's multiaddrs with /p2p/<id>, for the signed timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A signed release that this node now serves."""
+
+    reference: str  # p2phub://<publisher id>/<name>@<version>?peer=…
+    petname: str  # the local name under which it can be read here
+    content_id: str
+    publisher_id: str
+    name: str
+    version: str
+    announced: int  # keys put into the announce queue
+
+
+# ---- fetching and looking ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Who signed a release, as verified here."""
+
+    publisher_id: str
+    petname: str | None  # None: this user has not named the publisher
+    name: str
+    version: str
+    status: str  # "active", "deprecated" or "yanked"
+    reason: str  # the publisher's words on the status, or ""
+    freshness: str  # "fresh", "stale", "expired" or "halted"
+    seen_from: int  # peers whose answers agreed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerShare:
+    """What one peer did for a fetch."""
+
+    peer_id: str
+    address: str  # multiaddr it was reached at, or ""
+    bytes: int  # verified bytes from it
+    fault: str = ""  # why it was dropped, or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRequest:
+    """What to fetch and where to put it."""
+
+    reference: Reference
+    destination: Path | None = None  # None: a read-only tree under the home's releases/
+    peers: tuple[str, ...] = ()  # multiaddrs to ask first, as hints
+    include: tuple[str, ...] = ()  # globs over paths; none: all files
+    exclude: tuple[str, ...] = ()
+    allow_yanked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A fetch that is complete: every file's SHA-256 was recomputed."""
+
+    path: Path  # the folder, or the file where the reference named one
+    method: str  # how it got there: "adopt", "reflink", "hardlink", "copy", "present"
+    reference: str  # what was asked, with the version that it meant
+    content_id: str
+    file_count: int
+    data_size: int
+    bytes_fetched: int  # from peers, documents included
+    bytes_reused: int  # from this node's own disk
+    seconds: float
+    peers: tuple[PeerShare, ...]
+    signer: Signer | None  # None: asked by content id or SHA-256, and no signature is known
+    warnings: tuple[str, ...] = ()  # one line each, for a person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileView:
+    """One file of a release."""
+
+    path: str
+    size: int  # bytes
+    sha256: bytes  # as the manifest states it
+    object: Digest
+    held_bytes: int = 0  # verified bytes on this machine
+    complete: bool = False  # its SHA-256 was recomputed here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseView:
+    """One release: what its manifest says, who signed it, who holds it."""
+
+    reference: str
+    manifest: Digest
+    content_id: str
+    kind: Kind
+    license: str
+    tags: tuple[str, ...]
+    base: tuple[str, ...]
+    datasets: tuple[str, ...]
+    card: str  # path of the file that describes it, or ""
+    data_size: int
+    files: tuple[FileView, ...]  # sorted by path
+    signer: Signer | None
+    providers: tuple[str, ...]  # peer ids known to hold some of it, this node not among them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionView:
+    """One signed version of a release."""
+
+    version: str
+    manifest: Digest
+    status: str  # "active", "deprecated" or "yanked"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionsView:
+    """All versions of one name, highest first, from verified metadata."""
+
+    publisher_id: str
+    petname: str | None
+    name: str
+    freshness: str  # "fresh", "stale", "expired" or "halted"
+    versions: tuple[VersionView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSummary:
+    """One row of `ls`: a release that this node holds, or knows from a publisher whom the user named."""
+
+    reference: str  # petname/name@version where there is a petname, else the content id
+    manifest: Digest
+    content_id: str
+    publisher_id: str | None
+    petname: str | None
+    name: str | None
+    version: str | None
+    kind: Kind | None  # None: the manifest is not here yet
+    license: str
+    file_count: int
+    data_size: int
+    held_bytes: int
+    state: str  # "published", "complete", "partial" or "known"
+    path: Path | None  # where its files are, if they are materialised
+
+
+ReadBytes: TypeAlias = AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+
+# ---- the node itself ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityView:
+    """Who this node is on the network. A peer id never signs releases."""
+
+    peer_id: str
+    addresses: tuple[str, ...]  # with /p2p/<id>
+    agent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """One connected peer."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    agent: str  # a stranger's words: escape before showing
+    direction: str  # "in" or "out"
+    received_bytes: int
+    sent_bytes: int
+    down_bytes_per_s: float
+    up_bytes_per_s: float
+    lanes: int
+    swarms: int  # manifests shared with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something the user should know that no command asked for: an adopted file that changed, a release withdrawn, a liar."""
+
+    time: float  # seconds since the epoch
+    kind: str  # an error's kind, or one word
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """The state of a running node."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    uptime_s: float
+    peers: int
+    routing_table: int  # peers in the DHT's table
+    releases: int
+    stored_bytes: int  # on the disk, adopted files not counted
+    received_bytes: int
+    sent_bytes: int
+    announcements_queued: int
+    announcements_held: int  # keys that at least one peer confirmed
+    transfers: tuple[Transfer, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """One download that is running now."""
+
+    reference: str
+    content_id: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing found wrong by `verify`."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The result of reading everything again."""
+
+    reference: str
+    content_id: str
+    file_count: int
+    data_size: int  # bytes read and compared
+    missing_bytes: int  # not held here, so not compared
+    faults: tuple[Fault, ...]
+    signer: Signer | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherView:
+    """One publisher whom this user named."""
+
+    publisher_id: str
+    petname: str
+    own: bool  # its keys are in this home
+    freshness: str  # "fresh", "stale", "expired", "halted" or "unknown"
+    releases: int  # signed versions known
+    seen_from: int
+    last_seen: float | None  # seconds since the epoch; None: never reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One counter or gauge."""
+
+    name: str  # without the prefix p2phub_
+    help: str
+    type: Literal["counter", "gauge"]
+    value: float
+    labels: Mapping[str, str]
+
+
+class NodeApi(Protocol):
+    """A running node. Every method but `metrics` raises P2phubError subclasses, and nothing else that is not a bug."""
+
+    # publishing: the command line signs in between, so no signing key ever enters the daemon
+
+    async def publish_prepare(
+        self, folder: Path, terms: ReleaseTerms, progress: ProgressSink
+    ) -> Prepared:
+        """Take a folder into the store. Raises NothingToPublish, HostilePath, FileChanged, StoreFull, StoreFailed."""
+        ...
+
+    async def publish_commit(
+        self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str
+    ) -> Published:
+        """Verify signed metadata as any follower would, keep, serve and announce it and the release that it names.
+
+        files: TUF metadata by file name, at least what changed since the last commit.
+        petname: the name for this publisher on this machine, if it has none yet.
+        Raises TrustError's kinds, NotHeld where the manifest was not prepared here, PetnameTaken.
+        """
+        ...
+
+    # releases
+
+    async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
+        """Fetch, verify and materialise. Cancelled: the transfer stops, and resumes with the next fetch.
+
+        Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled, DigestMismatch, StoreFull,
+        DestinationExists, HostilePath, MalformedDocument.
+        """
+        ...
+
+    async def show(self, reference: Reference, peers: tuple[str, ...] = ()) -> ReleaseView:
+        """What a reference names, fetching its documents but none of its data.
+
+        An object, a chunk or a SHA-256 is shown as a release of one file, whose path is its content id or the SHA-256.
+        """
+        ...
+
+    async def versions(
+        self, reference: PetnameReference | ReleaseReference, peers: tuple[str, ...] = ()
+    ) -> VersionsView:
+        """All versions of the name in `reference`, its version ignored. Asks peers when what is known is not fresh."""
+        ...
+
+    def read(
+        self, reference: Reference, path: str | None, start: int = 0, stop: int | None = None,
+        peers: tuple[str, ...] = (),
+    ) -> ReadBytes:
+        """Verified bytes [start, stop) of one file, in order, fetching only the chunks needed, the first one first.
+
+        path: None where the reference names a single file. stop: None for the end; beyond the end is the end.
+        Entering resolves the name and raises what `show` raises, and NoSuchFile for a path that is not there; it waits
+        for no payload. Iterating raises NoProvider or TransferStalled. Leaving stops what is fetched for this reader alone.
+        """
+        ...
+
+    async def releases(self) -> tuple[ReleaseSummary, ...]:
+        """What is held here and what is known from named publishers, by reference."""
+        ...
+
+    async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
+        """Read everything held of a release again and recompute all digests. Raises NotHeld, UnknownPetname, ReleaseNotFound."""
+        ...
+
+    # peers
+
+    async def identity(self) -> IdentityView: ...
+
+    async def status(self) -> StatusView: ...
+
+    async def peers(self) -> tuple[PeerView, ...]: ...
+
+    async def connect(self, address: str) -> PeerView:
+        """Dial a multiaddr that ends in /p2p/<id>. Raises UsageError for another form, PeerUnreachable."""
+        ...
+
+    async def bootstrap_list(self) -> tuple[str, ...]: ...
+
+    async def bootstrap_add(self, address: str) -> tuple[str, ...]:
+        """Keep an address for this and later starts; all addresses now kept. Raises UsageError."""
+        ...
+
+    async def bootstrap_remove(self, address: str) -> tuple[str, ...]:
+        """Forget an address; all addresses now kept. Raises UsageError where it is not kept."""
+        ...
+
+    # trust
+
+    async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
+        """Name a publisher and begin to follow it; does not wait for any peer. Raises PetnameTaken, BadPetname."""
+        ...
+
+    async def trust_list(self) -> tuple[PublisherView, ...]: ...
+
+    async def trust_remove(self, petname: str) -> PublisherView:
+        """Forget a petname; what was fetched stays. Raises UnknownPetname."""
+        ...
+
+    async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
+        """Begin anew with one publisher, or with all where the floor was lost. Raises UnknownPetname."""
+        ...
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """All counters and gauges now."""
+        ...
+
+
+# The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type. Entering returns when the node listens
+# (raises PortInUse, StoreNewer, BadSetting); a failure of the node's own tasks comes out of the context. `settings` is
+# p2phub.config.Settings.
+OpenNode: TypeAlias = Callable[..., AbstractAsyncContextManager[NodeApi]]
