@@ -376,3 +376,9 @@ class PeerTimeout(PeerError):
     """A peer did not answer in time. Another peer is asked."""
 
     exit_code = 73
+
+
+class ProtocolRefused(PeerError):
+    """A peer does not offer what was asked of it. It may run another version; another peer is asked."""
+
+    exit_code = 74

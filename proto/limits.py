@@ -74,3 +74,44 @@ ANSWERS_MAX = 16  # distinct answers to one question that are looked at
 PETNAMES_MAX = 10_000
 EVIDENCE_ROWS_MAX = 1024  # equivocations kept; one is enough to halt a publisher
 ATTESTATIONS_MAX = 16  # per release
+
+# ---- fetch: requests by digest and for metadata ------------------------------------------------------------------------
+FETCH_REQUEST_BYTES_MAX = 16 * KIB  # CHUNKS_PER_FETCH_MAX digests and their framing
+TIMESTAMP_BYTES_MAX = 16 * KIB  # one file reference, the publisher's addresses and its signatures
+ROOT_BYTES_MAX = 64 * KIB  # keys and signatures of a publisher with a dozen maintainers
+SNAPSHOT_BYTES_MAX = 2 * MIB  # one row per delegated role
+METADATA_BYTES_MAX = 5 * MIB  # targets and delegated roles: 10,000 releases are 2.2 MB
+
+# ---- network: connections and streams ---------------------------------------------------------------------------------
+CONNECTIONS_MAX = 320  # live connections; about 100 KiB each
+CONNECTIONS_INBOUND_MAX = 240  # strangers' share of them: dialling out stays possible however many come in
+CONNECTIONS_PER_PEER_MAX = 2  # two, as both ends may dial at the same moment
+CONNECTIONS_PER_HOST_MAX = 64  # per remote IP, this machine's own excepted: an office behind one address still fits
+HANDSHAKES_PENDING_MAX = 64  # inbound, not yet authenticated
+HANDSHAKES_PER_HOST_MAX = 16  # of them per remote IP, so that one host cannot take all; this machine's own excepted
+STREAMS_INBOUND_MAX = 256  # open streams one peer may have with us over one connection
+STREAMS_REFUSED_MAX = 1024  # resets in the life of one connection before it is closed: whoever goes on is flooding
+STREAMS_OUTBOUND_MAX = 192  # ours over one connection: below the inbound cap of the other end
+STREAMS_PER_PEER_MAX = 16  # streams of one protocol served for one peer at once, unless the protocol says otherwise
+STREAM_WINDOW_BYTES = 256 * KIB  # yamux's initial credit per stream
+STREAM_WINDOW_BYTES_MAX = 8 * MIB  # credit grows up to this for a reader that keeps up
+CONNECTION_WINDOW_BYTES_MAX = 32 * MIB  # growth of the streams of one connection together
+NETWORK_BUFFERED_BYTES_MAX = 256 * MIB  # received and not yet read over all connections; beyond it the fullest is closed
+SEND_QUEUE_BYTES_MAX = 256 * KIB  # bulk data queued per connection: keeps small messages ahead of it within milliseconds
+SEND_QUEUE_FRAMES_MAX = 4096  # frames queued per connection: a peer that makes us answer without reading is cut off
+PROTOCOLS_OFFERED_MAX = 16  # names a peer may try on one stream before we give up on it
+IDENTIFY_BYTES_MAX = 8 * KIB  # a key, 16 addresses and some 30 protocol names
+PEERS_KNOWN_MAX = 4096  # peers whose addresses are remembered in memory
+
+# ---- network: the distributed hash table ------------------------------------------------------------------------------
+DHT_KEY_BYTES_MAX = 80  # keys are 32 bytes; other networks use multihashes
+DHT_MESSAGE_BYTES_MAX = 64 * KIB  # 40 peers of 16 addresses
+DHT_PEERS_PER_MESSAGE_MAX = 40  # 20 closer peers and 20 providers; the rest of a message is not read
+DHT_STREAMS_PER_PEER_MAX = 8  # more than one lookup and one announcement need at once
+DHT_STREAMS_MAX = 512  # over all peers
+DHT_QUERIES_PER_10_S = 1000  # per sender: ten lookups a second, some 3 ms each here
+DHT_ANNOUNCEMENTS_PER_10_S = 200  # per sender: a publisher's objects in minutes, a flood in no time
+DHT_PROVIDERS_PER_KEY_MAX = 20  # the first stay, later ones are refused
+DHT_RECORDS_MAX = 100_000  # about 30 MB
+DHT_RECORDS_PER_SENDER_MAX = 10_000  # one node's objects of 8 MiB or more: some 80 GB at the least
+DHT_CANDIDATES_MAX = 256  # peers one lookup weighs; farther ones are forgotten
