@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgpack
 
 from p2phub.errors import MalformedDocument, TooLarge
-from p2phub.proto.limits import DOCUMENT_DEPTH_MAX
+from p2phub.proto.limits import DOCUMENT_DEPTH_MAX, DOCUMENT_VALUES_MAX
 
 Value: TypeAlias = bool | int | str | bytes | list["Value"] | dict[str, "Value"]
 
@@ -36,23 +36,63 @@ def decode(data: bytes | bytearray | memoryview, *, size_max: int) -> Value:
     if len(data) > size_max:
         raise TooLarge(f"a document of {len(data)} bytes exceeds {size_max} bytes", size=len(data))
     data = bytes(data)
-    if data[:1] and _could_be_bomb(data):
-        raise MalformedDocument("a document nests or repeats more than its bytes can justify")
     try:
-        value: Any = msgpack.unpackb(
-            data, raw=False, use_list=True, strict_map_key=True, max_ext_len=0, max_buffer_size=size_max
-        )
+        _check_shape(data)
+        value: Any = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
         canonical = encode(value)
-    except (ValueError, TypeError, RecursionError, UnicodeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedDocument(f"not canonical msgpack: {error}") from None
     if canonical != data:
         raise MalformedDocument("not canonical msgpack: re-encoding gives other bytes")
     return value  # type: ignore[no-any-return]
 
 
-def _could_be_bomb(data: bytes) -> bool:
-    # An empty map or list is one byte on the wire and 64 in memory. No document of ours holds a thousand of them.
-    return data.count(b"\x80") > len(data) // 2 + 16 or data.count(b"\x90") > len(data) // 2 + 16
+# Bytes of a value by its first byte, where that is all there is to know.
+_FIXED_BYTES = {0xC2: 1, 0xC3: 1, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
+# Bytes of the count that follows the first byte: byte strings and texts, then lists and maps.
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+
+
+def _check_shape(data: bytes) -> None:
+    """Walk the values without making any. Raises ValueError if they nest deeper, or are more, than a document's can be.
+
+    msgpack reserves room for what every list claims to hold, on every level: 3 KiB could take 64 MiB.
+    """
+    position, budget = 0, DOCUMENT_VALUES_MAX
+    left = [1]  # values still to come, per open list or map
+    while left:
+        if left[-1] == 0:
+            left.pop()
+            continue
+        left[-1] -= 1
+        if position >= len(data):
+            raise ValueError("it ends in the middle")
+        first = data[position]
+        position += 1
+        if first < 0x80 or first >= 0xE0:
+            continue
+        if 0xA0 <= first < 0xC0:
+            position += first & 0x1F
+        elif first < 0xA0:
+            count = (first & 0x0F) * (2 if first < 0x90 else 1)
+            left.append(count)
+            budget -= count
+        elif first in _FIXED_BYTES:
+            position += _FIXED_BYTES[first] - 1
+        elif first in _SIZED:
+            width = _SIZED[first]
+            position += width + int.from_bytes(data[position : position + width], "big")
+        elif first in _COUNTED:
+            width = _COUNTED[first]
+            count = int.from_bytes(data[position : position + width], "big") * (1 if first < 0xDE else 2)
+            position += width
+            left.append(count)
+            budget -= count
+        else:
+            raise ValueError("it holds a value of a type outside the profile")
+        if budget < 0 or len(left) > DOCUMENT_DEPTH_MAX + 1:
+            raise ValueError("it nests deeper or holds more values than any document")
 
 
 def _ordered(value: Value, depth: int) -> Value:

@@ -27,6 +27,8 @@ TENSORS_MAX = 1_000_000  # tensors in one file; more falls back to cdc-16k/1
 MANIFEST_BYTES_MAX = 64 * KIB
 DOCUMENT_BYTES_MAX = CHUNK_BYTES_MAX  # a document is a chunk
 DOCUMENT_DEPTH_MAX = 6
+DOCUMENT_VALUES_MAX = 131_072  # a full file page has 49,152 below its lists, an object record 81,920: 8 MiB of memory
+OBJECT_SEGMENTS_MAX = 16_384  # rows of an object record that fit DOCUMENT_BYTES_MAX; also the longest have page
 FILES_MAX = 4_000_000  # files in a release: pages of 512 records or more fit the root
 RELEASE_BYTES_MAX = 1 << 50  # 1 PiB
 PATH_BYTES_MAX = 1024
@@ -68,19 +70,16 @@ DELEGATIONS_MAX = 16_384  # names of one publisher; the sizes above end first
 RELEASES_PER_NAME_MAX = 16_384
 SIGNATURES_MAX = 64  # on one file: old, new and committed keys of a large organisation
 ROLE_KEYS_MAX = 64
-METADATA_DEPTH_MAX = 10  # nesting of JSON; TUF itself needs 6
 METADATA_INTEGER_MAX = (1 << 53) - 1  # what every JSON reader keeps exact
+METADATA_CONTAINERS_MAX = 120_000  # JSON objects and arrays in one file: 16,384 names or releases, at 8 MB of memory
 ANSWERS_MAX = 16  # distinct answers to one question that are looked at
 PETNAMES_MAX = 10_000
 EVIDENCE_ROWS_MAX = 1024  # equivocations kept; one is enough to halt a publisher
 ATTESTATIONS_MAX = 16  # per release
+REASON_LENGTH_MAX = 256  # characters of why a release was withdrawn
 
 # ---- fetch: requests by digest and for metadata ------------------------------------------------------------------------
 FETCH_REQUEST_BYTES_MAX = 16 * KIB  # CHUNKS_PER_FETCH_MAX digests and their framing
-TIMESTAMP_BYTES_MAX = 16 * KIB  # one file reference, the publisher's addresses and its signatures
-ROOT_BYTES_MAX = 64 * KIB  # keys and signatures of a publisher with a dozen maintainers
-SNAPSHOT_BYTES_MAX = 2 * MIB  # one row per delegated role
-METADATA_BYTES_MAX = 5 * MIB  # targets and delegated roles: 10,000 releases are 2.2 MB
 
 # ---- network: connections and streams ---------------------------------------------------------------------------------
 CONNECTIONS_MAX = 320  # live connections; about 100 KiB each
