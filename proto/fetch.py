@@ -67,6 +67,29 @@ class ChunksWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class FileWanted:
+    """The other request of /p2phub/chunk/1: send what names the file of this SHA-256.
+
+    The answer is its object record, or the file itself where it is one chunk. A record's SHA-256 is
+    a claim until the file was hashed.
+    """
+
+    sha256: bytes  # 32 bytes
+
+    def encode(self) -> bytes:
+        """The payload of one frame."""
+        return encode(["file", self.sha256])
+
+
+def decode_chunk_request(data: bytes) -> ChunksWanted | FileWanted:
+    """Either request of /p2phub/chunk/1. Raises ProtocolViolation."""
+    match _fields(data):
+        case ["file", bytes(sha256)] if len(sha256) == DIGEST_BYTES:
+            return FileWanted(sha256)
+    return ChunksWanted.decode(data)
+
+
+@dataclass(frozen=True, slots=True)
 class MetaWanted:
     """The request of /p2phub/meta/1: send one file of a publisher's TUF metadata."""
 

@@ -27,6 +27,7 @@ class Search:
         self._named = list(named)
         self._dials = trio.CapacityLimiter(DIALS_AT_ONCE)
         self._seen: set[PeerId] = {network.peer_id}
+        self._excluded: set[PeerId] = {network.peer_id}
         self._changed = trio.Event()
         self._failures: list[str] = []
         self._started_s = trio.current_time()
@@ -48,7 +49,7 @@ class Search:
             self._notify()
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, ROUND_PAUSE_MAX_S)
-            self._seen.intersection_update({*self.found, self._network.peer_id})  # dead ones may be back
+            self._seen.intersection_update({*self.found, *self._excluded})  # dead ones may be back
 
     def add_connected(self) -> None:
         """Take in every peer that is connected now."""
@@ -61,6 +62,7 @@ class Search:
 
     def exclude(self, peer: PeerId) -> None:
         """Never give this peer again: it lied."""
+        self._excluded.add(peer)
         self._seen.add(peer)
         if peer in self.found:
             self.found.remove(peer)
