@@ -1,0 +1,1 @@
+"""What a signed statement allows: versions, statuses and freshness, decided without clock or disk."""

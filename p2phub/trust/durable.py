@@ -1,0 +1,68 @@
+"""Files that are there whole, or not at all, after a power cut.
+
+A rename without fsync has been seen to leave an empty file under the final name. So: temporary file, fsync, rename, fsync of
+the folder, and only then is anybody told.
+
+Source: measured power cuts on ext4 and XFS; `rename(2)`, `fsync(2)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - there is no flock on Windows; one daemon and one command at a time there
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put `data` at `path`, replacing what is there; returns when a power cut can no longer undo it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created in, or removed from, `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path, mode: int = 0o755) -> None:
+    """Create `folder` and its missing parents, durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=mode)
+    sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs; waits for another process that holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
