@@ -111,6 +111,12 @@ class NoSuchFile(UsageError):
     exit_code = 12
 
 
+class NothingSelected(UsageError):
+    """No file of the release matches what --include and --exclude ask for. Nothing was fetched; see `p2phub show` for the names."""
+
+    exit_code = 15
+
+
 # ---- content: the bytes or documents are wrong ------------------------------------------------------------------------
 
 
