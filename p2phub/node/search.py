@@ -16,6 +16,8 @@ from p2phub.net.base import Network, PeerAddress, PeerId
 ROUND_PAUSE_S, ROUND_PAUSE_MAX_S = 1.0, 30.0  # between rounds of the same search: doubled each time
 CANDIDATES_MAX = 256  # peers one search ever dials: hints are free to make
 DIALS_AT_ONCE = 16
+KEY_STAGGER_S = 0.6  # between lookups of the keys of one name: longer than a good lookup takes
+ENOUGH_COUNT = 8  # peers after which no further key is looked up
 
 
 class Search:
@@ -43,8 +45,8 @@ class Search:
             async with trio.open_nursery() as nursery:
                 for address in self._named:
                     nursery.start_soon(self._try, address)
-                for key in self._keys:
-                    nursery.start_soon(self._look_up, key, nursery)
+                for number, key in enumerate(self._keys):
+                    nursery.start_soon(self._look_up, key, number * KEY_STAGGER_S, nursery)
             self.rounds_count += 1
             self._notify()
             await trio.sleep(pause_s)
@@ -85,7 +87,11 @@ class Search:
             seconds=round(seconds, 1),
         )
 
-    async def _look_up(self, key: bytes, nursery: trio.Nursery) -> None:
+    async def _look_up(self, key: bytes, delay_s: float, nursery: trio.Nursery) -> None:
+        # One key is enough where nobody squats: the others cost the network a lookup each.
+        await trio.sleep(delay_s)
+        if len(self.found) >= ENOUGH_COUNT:
+            return
         try:
             async with self._network.find(key) as lookup:
                 async for provider in lookup:

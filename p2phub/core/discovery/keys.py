@@ -16,13 +16,18 @@ _MULTIHASH_SHA256 = b"\x12\x20"  # code and length: what DHT implementations acc
 
 
 class KeyKind(Enum):
-    """What a name is; the value is hashed into its keys, so equal digests of two kinds have nothing in common."""
+    """What a name is: decides whether it is announced. Its `space` is hashed into the keys."""
 
     MANIFEST = 1  # content id of a release
     OBJECT = 2  # object record, or the chunk that is a whole file
     CHUNK = 3
     SHA256 = 4  # of a whole file
     PUBLISHER = 5  # publisher id: who serves its metadata
+
+    @property
+    def space(self) -> int:
+        """Names of one space share their keys: a bare content id does not say which of the first three it is."""
+        return 1 if self in (KeyKind.MANIFEST, KeyKind.OBJECT, KeyKind.CHUNK) else self.value
 
 
 def provider_keys(kind: KeyKind, name: bytes) -> tuple[bytes, ...]:
@@ -33,7 +38,7 @@ def provider_keys(kind: KeyKind, name: bytes) -> tuple[bytes, ...]:
 def provider_key(kind: KeyKind, name: bytes, number: int) -> bytes:
     """Key `number` (0 to KEYS_PER_NAME - 1) of a name: 32 bytes."""
     assert len(name) == DIGEST_BYTES and 0 <= number < KEYS_PER_NAME
-    return derived_key(_PURPOSE, bytes([kind.value]) + name + bytes([number]))
+    return derived_key(_PURPOSE, bytes([kind.space]) + name + bytes([number]))
 
 
 def multihash(key: bytes) -> bytes:
