@@ -20,8 +20,12 @@ FILE_PAGE_RECORDS_MAX = 8192  # one have page
 FILE_PAGE_RECORDS_MIN = 512  # below it no content-defined border between file pages
 FILE_PAGE_BORDER_MASK = 0x07FF  # a border every 2048 files on average after the minimum
 OBJECT_BYTES_MAX = 1 << 44  # 16 TiB: sums of sizes stay far below 2**63
-HEADER_BYTES_MAX = 100_000_000  # safetensors' own cap on its JSON header
-TENSORS_MAX = 1_000_000  # tensors in one file; more falls back to cdc-16k/1
+HEADER_BYTES_MAX = 32 * MIB  # of a GGUF file: a vocabulary of half a million words is 20 MB
+JSON_HEADER_BYTES_MAX = 16 * MIB  # of a safetensors file: TENSORS_MAX long names; 0.5 s and 150 MiB to parse
+TENSORS_MAX = 100_000  # tensors in one file; more falls back to cdc-16k/1
+GGUF_VALUES_MAX = 2_000_000  # strings, pairs and tensors in one GGUF header: 0.5 s to walk
+GGUF_ALIGNMENT_MAX = 1 * MIB  # of tensors; the default is 32
+SMALL_FILE_BYTES = 64 * KIB  # a file up to this is one chunk under every rule: cutting it would cost more than it saves
 
 # ---- documents --------------------------------------------------------------------------------------------------------
 MANIFEST_BYTES_MAX = 64 * KIB

@@ -1,0 +1,84 @@
+"""Where files and chunk lists are cut: `tensor-1m/1` as arithmetic, and the borders of segments.
+
+`cdc-16k/1` needs the bytes and is done where they are read; here are only its constants' users. The
+same tensor gives the same chunks in whichever shard, order or release it lies, as long as it has
+64 KiB or more; smaller ones are joined with their neighbours and may change names when those do.
+
+Source: SPEC.md sections 4 and 7.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+from p2phub.core.content.tensors import Borders
+from p2phub.digest import DIGEST_BYTES
+from p2phub.proto.content import Segment
+from p2phub.proto.limits import (
+    CHUNK_BYTES_MAX,
+    SEGMENT_BORDER_MASK,
+    SEGMENT_CHUNKS_MAX,
+    SEGMENT_CHUNKS_MIN,
+    SMALL_FILE_BYTES,
+    TENSOR_JOIN_BYTES,
+)
+
+
+def is_one_chunk(file_size: int) -> bool:
+    """Whether a file of this size is a single chunk whatever it holds: SMALL_FILE_BYTES or less, but not empty."""
+    return 0 < file_size <= SMALL_FILE_BYTES
+
+
+def cut_tensors(borders: Borders) -> array[int]:
+    """The lengths of a file's chunks under `tensor-1m/1`, in order, type code "I".
+
+    borders: as `tensor_borders` gives them. The header is cut into pieces of 1 MiB, like a tensor.
+    """
+    lengths = array("I")
+    _cut_piece(lengths, borders[0])
+    joined = 0  # bytes of whole small tensors, not yet cut off
+    for index in range(1, len(borders)):
+        size = borders[index] - borders[index - 1]
+        is_small = size < TENSOR_JOIN_BYTES
+        if joined and not (is_small and joined + size <= CHUNK_BYTES_MAX):
+            lengths.append(joined)
+            joined = 0
+        if is_small:
+            joined += size
+        else:
+            _cut_piece(lengths, size)
+    if joined:
+        lengths.append(joined)
+    return lengths
+
+
+def _cut_piece(lengths: array[int], size: int) -> None:
+    whole, tail = divmod(size, CHUNK_BYTES_MAX)
+    lengths.extend([CHUNK_BYTES_MAX] * whole)
+    if tail:
+        lengths.append(tail)
+
+
+def cut_segments(digests: bytes | bytearray, lengths: array[int]) -> Iterator[Segment]:
+    """The pages of a chunk list, whose borders depend on the chunks near them only.
+
+    So what is inserted in the middle of a file changes one or two pages, not all that follow.
+
+    digests: 32 bytes per chunk. lengths: bytes per chunk, type code "I".
+    """
+    count = len(lengths)
+    assert len(digests) == DIGEST_BYTES * count
+    start = 0
+    while start < count:
+        stop = min(start + SEGMENT_CHUNKS_MIN, count)
+        while stop < min(start + SEGMENT_CHUNKS_MAX, count) and not _is_border(digests, stop - 1):
+            stop += 1
+        yield Segment(bytes(digests[start * DIGEST_BYTES : stop * DIGEST_BYTES]), lengths[start:stop])
+        start = stop
+
+
+def _is_border(digests: bytes | bytearray, index: int) -> bool:
+    """Whether a page ends behind this chunk."""
+    place = index * DIGEST_BYTES
+    return int.from_bytes(digests[place : place + 4], "big") & SEGMENT_BORDER_MASK == 0
