@@ -1,0 +1,457 @@
+"""Every live connection of this node: accepted, dialled, bounded, shared by all protocols, given back when it ends.
+
+A connection is TCP, Noise and yamux. What a protocol does on its streams is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2phub.errors import P2phubError, PeerUnreachable, PortInUse, ProtocolViolation, StreamClosed
+from p2phub.net.addresses import Endpoint, endpoint_from_socket, expand_wildcard, is_own_machine
+from p2phub.net.base import OnStream, PeerId, PeerStatus
+from p2phub.net.dial import connect_tcp, first_to_answer
+from p2phub.net.identity import Identity
+from p2phub.net.multistream import answer, propose
+from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
+from p2phub.net.yamux import PROTOCOL as YAMUX
+from p2phub.net.yamux import Yamux, YamuxStream
+from p2phub.proto.limits import (
+    CONNECTIONS_INBOUND_MAX,
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_HOST_MAX,
+    CONNECTIONS_PER_PEER_MAX,
+    HANDSHAKES_PENDING_MAX,
+    HANDSHAKES_PER_HOST_MAX,
+    NETWORK_BUFFERED_BYTES_MAX,
+)
+
+HANDSHAKE_TIMEOUT_S = 8.0  # inbound: three round trips and a slow processor
+NEGOTIATE_TIMEOUT_S = 10.0  # the first line on a stream
+CLOSE_LINGER_S = 10.0  # after our last byte on a stream, for the peer's end of it
+IDLE_S = 300.0  # without any stream: beyond it a connection makes room for others
+_SWEEP_S = 60.0
+_BACKLOG = 256
+_ACCEPT_PAUSE_S = 0.1  # out of file descriptors: others must end before we can go on
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One live, authenticated connection."""
+
+    peer: PeerId
+    remote: Endpoint
+    is_outbound: bool
+    yamux: Yamux
+    since_s: float
+    used_s: float  # when a stream was last opened or ended
+    serving: Counter[str] = field(default_factory=Counter)  # inbound streams by protocol
+
+    def status(self) -> PeerStatus:
+        return PeerStatus(self.peer, str(self.remote), self.is_outbound, self.since_s)
+
+
+class PeerStream:
+    """A yamux stream with the peer at its other end: what protocols are written against."""
+
+    def __init__(self, stream: YamuxStream, connection: Connection) -> None:
+        self._connection = connection
+        self.send = stream.send
+        self.receive = stream.receive
+        self.receive_exactly = stream.receive_exactly
+        self.close = stream.close
+        self.reset = stream.reset
+        self.abort = stream.abort
+        self.drain = stream.drain
+
+    @property
+    def peer(self) -> PeerId:
+        return self._connection.peer
+
+    @property
+    def remote_host(self) -> str | None:
+        return self._connection.remote.host
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers a protocol."""
+
+    on_stream: OnStream
+    streams_per_peer_max: int
+    streams_max: int | None = None  # over all peers
+
+
+class Swarm:
+    """The connections of one node, and the tasks that serve them."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        listen: list[Endpoint],
+        *,
+        on_connected: Callable[[Connection], None],
+    ) -> None:
+        """on_connected: told of each new connection; it may start tasks through `start_soon`, not wait."""
+        self.peer_id = identity.peer_id
+        self._security = Security(identity)
+        self._listen = listen
+        self._on_connected = on_connected
+        self._served: dict[str, Served] = {}
+        self._serving: Counter[str] = Counter()
+        self._connections: dict[PeerId, list[Connection]] = {}
+        self._by_host: Counter[str] = Counter()  # inbound, this machine's own excepted
+        self._handshakes: Counter[str] = Counter()
+        self._dials: dict[PeerId, trio.Event] = {}
+        self._nursery: trio.Nursery | None = None
+        self._unread_bytes = 0
+        self.listening: list[Endpoint] = []  # bound, with real ports; wildcards as given
+        self.faults_count = 0
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def serve(self, protocol: str, served: Served) -> None:
+        assert self._nursery is None, "protocols are served before run(): peers hear of them once"
+        assert protocol not in self._served, f"{protocol} is served twice"
+        self._served[protocol] = served
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(self._served)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled; then say goodbye to everyone. Raises PortInUse."""
+        listeners = self._bind()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener)
+                nursery.start_soon(self._sweep)
+                task_status.started()
+        finally:
+            self._nursery = None
+            for listener in listeners:
+                listener.close()
+            for connection in self.connections():
+                connection.yamux.end("this node stops")
+
+    def start_soon(self, task: Callable[..., object], *arguments: object) -> None:
+        """Run something as long as this swarm does."""
+        if self._nursery is not None:
+            self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # trio wants the exact argument tuple
+
+    def _bind(self) -> list[trio.socket.SocketType]:
+        """One listening socket per address, none of which may be shared with another program."""
+        listeners: list[trio.socket.SocketType] = []
+        try:
+            for endpoint in self._listen:
+                listeners.append(_bind_one(endpoint))
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        bound = zip(self._listen, listeners, strict=True)
+        self.listening = [Endpoint(asked.kind, asked.host, got.getsockname()[1]) for asked, got in bound]
+        return listeners
+
+    def endpoints(self) -> list[Endpoint]:
+        """Where others may dial us, wildcards expanded now, as interfaces come and go."""
+        return list(dict.fromkeys(found for endpoint in self.listening for found in expand_wildcard(endpoint)))
+
+    # -- who is there ---------------------------------------------------------------------------------------------------
+
+    def connections(self) -> list[Connection]:
+        return [connection for group in self._connections.values() for connection in group]
+
+    def connection(self, peer: PeerId) -> Connection | None:
+        """The newest live connection with a peer: an older one may be a ghost of its former life."""
+        group = self._connections.get(peer)
+        return group[-1] if group else None
+
+    async def disconnect(self, peer: PeerId) -> None:
+        for connection in list(self._connections.get(peer, ())):
+            await connection.yamux.close()
+            self._remove(connection)
+
+    # -- streams --------------------------------------------------------------------------------------------------------
+
+    async def open(self, connection: Connection, protocol: str) -> PeerStream:
+        """A stream on this connection. Raises StreamClosed, ProtocolRefused, ProtocolViolation."""
+        stream = await connection.yamux.open()
+        connection.used_s = trio.current_time()
+        try:
+            await propose(stream, protocol)
+        except BaseException:
+            stream.abort()
+            raise
+        return PeerStream(stream, connection)
+
+    async def _serve(self, connection: Connection, stream: YamuxStream) -> None:
+        """One inbound stream, from its first line to its end; whatever happens ends this stream or peer alone."""
+        connection.used_s = trio.current_time()
+        try:
+            with trio.move_on_after(NEGOTIATE_TIMEOUT_S) as first_line:
+                protocol = await answer(stream, self._served)
+            if first_line.cancelled_caught:
+                stream.abort("no protocol was named in time")
+                return
+            await self._serve_protocol(connection, stream, protocol)
+        except P2phubError as error:
+            log.debug("%s: %s", connection.peer, error)
+            stream.abort()
+        except Exception as error:
+            if _is_peer_fault(error):
+                log.debug("%s: %s", connection.peer, error)
+                stream.abort()
+            else:
+                self._on_fault(connection)
+        except BaseException:
+            stream.abort()
+            raise
+        finally:
+            connection.used_s = trio.current_time()
+
+    async def _serve_protocol(self, connection: Connection, stream: YamuxStream, protocol: str) -> None:
+        served = self._served[protocol]
+        by_peer = sum(other.serving[protocol] for other in self._connections.get(connection.peer, ()))
+        is_full = served.streams_max is not None and self._serving[protocol] >= served.streams_max
+        if by_peer >= served.streams_per_peer_max or is_full:
+            stream.abort("too many streams of this protocol")
+            return
+        connection.serving[protocol] += 1
+        self._serving[protocol] += 1
+        try:
+            await served.on_stream(PeerStream(stream, connection))
+        finally:
+            connection.serving[protocol] -= 1
+            self._serving[protocol] -= 1
+        await stream.close()
+        with trio.move_on_after(CLOSE_LINGER_S) as linger:
+            await stream.drain()
+        if linger.cancelled_caught:
+            stream.abort("the peer left its side open")
+
+    def _on_fault(self, connection: Connection) -> None:
+        """A bug of ours, met while serving this peer: it loses its connection, nobody else does."""
+        self.faults_count += 1
+        log.exception("a task that served %s failed", connection.peer)
+        connection.yamux.end("a task that served the connection failed")
+
+    # -- dialling -------------------------------------------------------------------------------------------------------
+
+    async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Connection:
+        """A connection with `peer`, the live one if there is one. Raises PeerUnreachable.
+
+        Two callers who want the same peer share one attempt.
+        """
+        if peer == self.peer_id:
+            raise PeerUnreachable("this is our own address", peer=peer)
+        while True:
+            connection = self.connection(peer)
+            if connection is not None:
+                return connection
+            underway = self._dials.get(peer)
+            if underway is None:
+                return await self._dial(peer, addresses)
+            await underway.wait()
+
+    async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Connection:
+        if len(self.connections()) >= CONNECTIONS_MAX and not self._make_room(is_inbound_only=False):
+            raise PeerUnreachable("all connections are in use", peer=peer)
+        done = self._dials[peer] = trio.Event()
+
+        async def attempt(endpoint: Endpoint) -> Connection:
+            return await self._shake_outbound(peer, endpoint)
+
+        def discard(connection: Connection) -> None:
+            connection.yamux.end("another address was quicker")
+
+        try:
+            connection, failures = await first_to_answer(addresses, attempt, discard)
+            if connection is None:
+                detail = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
+                raise PeerUnreachable(f"{peer} could not be reached: {detail or 'no address is known'}", peer=peer, failures=failures)
+            self._add(connection)
+            return connection
+        finally:
+            del self._dials[peer]
+            done.set()
+
+    async def _shake_outbound(self, peer: PeerId, endpoint: Endpoint) -> Connection:
+        wire = Socket(await connect_tcp(endpoint))
+        try:
+            channel = await self._security.secure_outbound(wire, peer)
+            messages = MessageStream(channel)
+            await propose(messages, YAMUX)
+            return self._connection_of(channel, endpoint, messages.rest, is_outbound=True)
+        except BaseException:
+            wire.close_now()
+            raise
+
+    # -- accepting ------------------------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: trio.socket.SocketType) -> None:
+        assert self._nursery is not None
+        while True:
+            try:
+                accepted, name = await listener.accept()
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("no more connections can be accepted for now: %s", error)
+                    await trio.sleep(_ACCEPT_PAUSE_S)
+                continue  # any other error is of a connection that broke before we took it
+            remote = endpoint_from_socket(name)
+            if self._has_room_for(remote.host):
+                self._handshakes[remote.host] += 1
+                self._nursery.start_soon(self._welcome, accepted, remote)
+            else:
+                accepted.close()
+
+    def _has_room_for(self, host: str) -> bool:
+        if self._handshakes.total() >= HANDSHAKES_PENDING_MAX:
+            return False
+        if is_own_machine(host):
+            return True
+        return self._handshakes[host] < HANDSHAKES_PER_HOST_MAX and self._by_host[host] < CONNECTIONS_PER_HOST_MAX
+
+    async def _welcome(self, accepted: trio.socket.SocketType, remote: Endpoint) -> None:
+        """Find out who dialled; a slot is held for HANDSHAKE_TIMEOUT_S at most and always given back."""
+        connection: Connection | None = None
+        try:
+            wire = Socket(trio.SocketStream(accepted))
+            with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+                channel = await self._security.secure_inbound(wire)
+                messages = MessageStream(channel)
+                await answer(messages, (YAMUX,))
+                connection = self._connection_of(channel, remote, messages.rest, is_outbound=False)
+        except (P2phubError, OSError) as error:
+            log.debug("a connection from %s came to nothing: %s", remote, error)
+        finally:
+            self._handshakes[remote.host] -= 1
+            if not self._handshakes[remote.host]:
+                del self._handshakes[remote.host]
+            if connection is None:
+                accepted.close()
+        if connection is None:
+            return
+        inbound = sum(not other.is_outbound for other in self.connections())
+        is_full = inbound >= CONNECTIONS_INBOUND_MAX and not self._make_room(is_inbound_only=True)
+        if is_full or connection.peer == self.peer_id:
+            connection.yamux.end("no room for another connection")
+            return
+        self._add(connection)
+
+    # -- the table ------------------------------------------------------------------------------------------------------
+
+    def _connection_of(self, channel: SecureChannel, remote: Endpoint, received: bytes, *, is_outbound: bool) -> Connection:
+        now = trio.current_time()
+        yamux = Yamux(channel, is_client=is_outbound, received=received, on_unread=self._on_unread)
+        return Connection(channel.peer, remote, is_outbound, yamux, now, now)
+
+    def _add(self, connection: Connection) -> None:
+        if self._nursery is None:
+            connection.yamux.end("this node stops")
+            raise PeerUnreachable("this node stops", peer=connection.peer)
+        group = self._connections.setdefault(connection.peer, [])
+        group.append(connection)
+        if not connection.is_outbound and not is_own_machine(connection.remote.host):
+            self._by_host[connection.remote.host] += 1
+        if len(group) > CONNECTIONS_PER_PEER_MAX:
+            group[0].yamux.end("a newer connection replaces it")
+        self._nursery.start_soon(self._run, connection)
+        self._on_connected(connection)
+
+    async def _run(self, connection: Connection) -> None:
+        def on_stream(stream: YamuxStream) -> None:
+            self.start_soon(self._serve, connection, stream)
+
+        try:
+            await connection.yamux.run(on_stream)
+        except ProtocolViolation as error:
+            log.debug("%s: %s", connection.peer, error)
+        except Exception as error:
+            if _is_peer_fault(error):
+                log.debug("%s: %s", connection.peer, error)
+            else:
+                self._on_fault(connection)
+        finally:
+            self._remove(connection)
+
+    def _remove(self, connection: Connection) -> None:
+        group = self._connections.get(connection.peer, [])
+        if connection not in group:
+            return
+        group.remove(connection)
+        if not group:
+            del self._connections[connection.peer]
+        host = connection.remote.host
+        if not connection.is_outbound and not is_own_machine(host):
+            self._by_host[host] -= 1
+            if not self._by_host[host]:
+                del self._by_host[host]
+
+    def _make_room(self, *, is_inbound_only: bool) -> bool:
+        """Close the connection that was idle longest; False if none is idle."""
+        idle = [
+            connection
+            for connection in self.connections()
+            if not connection.yamux.streams_count and not (is_inbound_only and connection.is_outbound)
+        ]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda connection: connection.used_s)
+        oldest.yamux.end("its place was needed")
+        self._remove(oldest)
+        return True
+
+    def _on_unread(self, change: int) -> None:
+        """All unread bytes together stay bounded: the peer that filled most loses its connection."""
+        self._unread_bytes += change
+        if change > 0 and self._unread_bytes > NETWORK_BUFFERED_BYTES_MAX:
+            fullest = max(self.connections(), key=lambda connection: connection.yamux.unread_bytes)
+            fullest.yamux.end("too much of what it sent is unread")
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_S)
+            now = trio.current_time()
+            for connection in self.connections():
+                if not connection.yamux.streams_count and now - connection.used_s > IDLE_S:
+                    await connection.yamux.close()
+
+
+def _bind_one(endpoint: Endpoint) -> trio.socket.SocketType:
+    family = socket.AF_INET if endpoint.kind == "ip4" else socket.AF_INET6
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Restarting on a port in TIME_WAIT is meant; sharing it is not, so SO_REUSEPORT stays off and bind() tells.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((endpoint.host, endpoint.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"another program listens on {endpoint.host} port {endpoint.port}; stop it or choose another port",
+                address=str(endpoint),
+            ) from error
+        raise PortInUse(f"cannot listen on {endpoint}: {error.strerror}", address=str(endpoint)) from error
+    return trio.socket.from_stdlib_socket(listener)
+
+
+def _is_peer_fault(error: Exception) -> bool:
+    """Whether a group of errors, from a nursery in a protocol's task, holds peers' faults only."""
+    return isinstance(error, ExceptionGroup) and error.split((P2phubError, StreamClosed))[1] is None
