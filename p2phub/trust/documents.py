@@ -12,7 +12,6 @@ Source: TUF specification 1.0.34 section 4 (formats); SPEC.md, publishers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from p2phub.core.trust.releases import ReleaseStatement
+from p2phub.digest import sha256
 from p2phub.errors import TamperedMetadata, WrongSigner
 from p2phub.proto.limits import (
     ADDRESSES_PER_PEER_MAX,
@@ -196,7 +196,7 @@ def key_digest(public_hex: str) -> str:
         {"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": public_hex}}
     )
     assert text is not None  # no output function was given
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return sha256(text.encode("utf-8")).hex()
 
 
 def parse_instant(text: str) -> datetime:
@@ -225,7 +225,7 @@ def _read(
         raise TamperedMetadata(
             f"the {role} metadata is not as it must be: {ascii(reason[:200])[1:-1]}", role=role
         ) from error
-    return Document(role, data, metadata, payload, hashlib.sha256(payload).digest())
+    return Document(role, data, metadata, payload, sha256(payload))
 
 
 def _parse_json(data: bytes, bytes_max: int) -> dict[str, Json]:

@@ -15,7 +15,6 @@ Imports neither trio nor libp2p. Source: TUF specification 4 and 6; SPEC.md, pub
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -39,6 +38,7 @@ from tuf.api.metadata import (
 from p2phub.core.trust.freshness import instant, instant_text
 from p2phub.core.trust.releases import Attestation, ReleaseStatement, ReleaseStatus
 from p2phub.core.trust.versions import normal_version
+from p2phub.digest import sha256
 from p2phub.errors import BadReleaseName, VersionExists, WrongSigner
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 from p2phub.proto.names import is_address, is_name, publisher_id_text
@@ -499,4 +499,4 @@ def _sign(
 
 
 def _meta_file(version: int, data: bytes) -> MetaFile:
-    return MetaFile(version, len(data), {"sha256": hashlib.sha256(data).hexdigest()})
+    return MetaFile(version, len(data), {"sha256": sha256(data).hex()})
