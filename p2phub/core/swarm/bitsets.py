@@ -22,11 +22,17 @@ def to_wire(members: int, entry_count: int) -> bytes:
 
 
 def from_members(members: Iterable[int]) -> int:
-    """The set of some numbers; the time grows with the largest times their count, so keep either small."""
-    found = 0
+    """The set of some numbers."""
+    members = list(members)
+    if len(members) < 8:
+        found = 0
+        for member in members:
+            found |= 1 << member
+        return found
+    packed = bytearray(max(members) // 8 + 1)
     for member in members:
-        found |= 1 << member
-    return found
+        packed[member >> 3] |= 1 << (member & 7)
+    return int.from_bytes(packed, "little")
 
 
 def interval(start: int, stop: int) -> int:

@@ -12,7 +12,7 @@ Source: Mundinger, Weber and Weiss 2008: with 500 pieces and more the pipeline's
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,3 +60,198 @@ class Page:
     def missing_within(self, start: int, stop: int) -> int:
         """The missing entries of [start, stop), as a set of entries."""
         return self.missing >> start << start & ((1 << stop) - 1)
+
+
+class SpanPlanner:
+    """Lays pages on the line and cuts it into spans; keeps what is missing."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.pages: list[Page] = []
+        self.is_closed = False  # no more pages will come
+        self.missing_bytes = 0
+        self.total_bytes = 0  # of all entries that are part of the download, held or missing
+        self._target = span_bytes_target(size_bytes)
+        self._bases: list[int] = []
+        self._numbers: dict[Digest, int] = {}
+        self._end = 0  # line number after the last page
+        self._starts = array("Q")  # by span index: its interval of the line
+        self._stops = array("Q")
+        self._line = array("Q")  # the starts of all spans, ascending
+        self._line_spans = array("I")  # which span begins there
+        self._open = _OpenSpan()
+
+    def __len__(self) -> int:
+        """Spans cut so far; their indexes are 0 to len - 1."""
+        return len(self._starts)
+
+    # ---- pages ---------------------------------------------------------------------------------
+
+    def number_of(self, page: Digest) -> int | None:
+        """Where in `pages` a page is; None: it is not known yet."""
+        return self._numbers.get(page)
+
+    def add(self, page: Digest, lengths: Sequence[int], held: int) -> list[int]:
+        """Lay a page at the end of the line; the indexes of the spans that are whole by that.
+
+        lengths: bytes per entry, 0 for what is no part of the download. held: set of entries.
+        """
+        assert not self.is_closed and page not in self._numbers
+        wanted = 0
+        for start, stop in _stretches(lengths):
+            wanted |= bitsets.interval(start, stop)
+        missing = wanted & ~held
+        added = Page(page, self._end, array("I", lengths), missing)
+        self._numbers[page] = len(self.pages)
+        self.pages.append(added)
+        self._bases.append(self._end)
+        self._end += len(lengths)
+        self.total_bytes += sum(lengths)
+        first = len(self)
+        for start, stop in bitsets.runs(missing):
+            self._extend(added, start, stop)
+        if not missing:
+            added.lengths = array("I")
+        return list(range(first, len(self)))
+
+    def is_in_tail(self, number: int, stop: int) -> bool:
+        """Whether entries of a page before `stop` may lie in the span that is not cut yet."""
+        return self._open.chunk_count > 0 and self.pages[number].base + stop > self._open.start
+
+    def close_tail(self) -> list[int]:
+        """Cut the last span where the line ends now."""
+        first = len(self)
+        self._cut()
+        return list(range(first, len(self)))
+
+    def _extend(self, page: Page, start: int, stop: int) -> None:
+        """Take the missing run [start, stop) of the last page into the open span, cutting where it is full."""
+        tail = self._open
+        tail.run_count += 1
+        for entry in range(start, stop):
+            length = page.lengths[entry]
+            is_full = (
+                tail.size_bytes + length > self._target
+                or tail.chunk_count >= SPAN_CHUNKS_MAX
+                or tail.run_count > RUNS_PER_SPAN_MAX
+            )
+            if is_full and tail.chunk_count:
+                self._cut()
+                tail.run_count = 1
+            if not tail.chunk_count:
+                tail.start = page.base + entry
+            tail.chunk_count += 1
+            tail.size_bytes += length
+            tail.stop = page.base + entry + 1
+            self.missing_bytes += length
+
+    def _cut(self) -> None:
+        tail = self._open
+        if tail.chunk_count:
+            self._line.append(tail.start)
+            self._line_spans.append(len(self))
+            self._starts.append(tail.start)
+            self._stops.append(tail.stop)
+        tail.chunk_count = tail.size_bytes = tail.run_count = 0
+
+    # ---- spans ---------------------------------------------------------------------------------
+
+    def pieces(self, index: int) -> Iterator[tuple[int, int]]:
+        """What is missing of a span: (page number, set of entries), in order; nothing once it is complete."""
+        start, stop = self._starts[index], self._stops[index]
+        number = bisect_right(self._bases, start) - 1
+        while number < len(self.pages) and self._bases[number] < stop:
+            page = self.pages[number]
+            first = max(start - page.base, 0)
+            last = min(stop - page.base, page.entry_count)
+            missing = page.missing_within(first, last)
+            if missing:
+                yield number, missing
+            number += 1
+
+    def is_span_complete(self, index: int) -> bool:
+        return next(self.pieces(index), None) is None
+
+    def span(self, index: int) -> Span:
+        """The missing chunks of a span, or the first RUNS_PER_SPAN_MAX runs of them."""
+        runs: list[Run] = []
+        lengths = array("I")
+        for number, missing in self.pieces(index):
+            page = self.pages[number]
+            for start, stop in bitsets.runs(missing):
+                if len(runs) == RUNS_PER_SPAN_MAX:
+                    break
+                runs.append(Run(page.digest, start, stop))
+                lengths.extend(page.lengths[start:stop])
+        return Span(index, tuple(runs), lengths, sum(lengths))
+
+    def spans_within(self, number: int, start: int, stop: int) -> Sequence[int]:
+        """Indexes of the spans that have entries of [start, stop) of a page, in order of the line."""
+        base = self.pages[number].base
+        first = max(bisect_right(self._line, base + start) - 1, 0)
+        last = bisect_left(self._line, base + stop)
+        found = self._line_spans[first:last]
+        if found and self._stops[found[0]] <= base + start:
+            return found[1:]
+        return found
+
+    def split(self, index: int, number: int, start: int, stop: int) -> list[int]:
+        """Cut a span so that entries [start, stop) of a page are a span of their own; the new indexes.
+
+        The first part keeps the old index.
+        """
+        base = self.pages[number].base
+        end = self._stops[index]
+        cuts = [cut for cut in (base + start, base + stop) if self._starts[index] < cut < end]
+        new = []
+        last = index
+        for cut in cuts:
+            self._stops[last] = cut
+            last = len(self)
+            self._starts.append(cut)
+            self._stops.append(end)
+            position = bisect_left(self._line, cut)
+            self._line.insert(position, cut)
+            self._line_spans.insert(position, last)
+            new.append(last)
+        return new
+
+    # ---- what is held --------------------------------------------------------------------------
+
+    def mark_held(self, number: int, entries: int) -> int:
+        """Entries (a set) of a page are held now; how many bytes of them were missing."""
+        page = self.pages[number]
+        gained = page.missing & entries
+        if not gained:
+            return 0
+        size_bytes = sum(sum(page.lengths[start:stop]) for start, stop in bitsets.runs(gained))
+        page.missing ^= gained
+        self.missing_bytes -= size_bytes
+        if not page.missing:
+            page.lengths = array("I")
+        return size_bytes
+
+
+class _OpenSpan:
+    """The span at the end of the line that may still grow."""
+
+    __slots__ = ("chunk_count", "run_count", "size_bytes", "start", "stop")
+
+    def __init__(self) -> None:
+        self.chunk_count = 0
+        self.run_count = 0  # in it, the run that is being taken included
+        self.size_bytes = 0
+        self.start = 0  # line numbers
+        self.stop = 0
+
+
+def _stretches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Intervals of `lengths` without zeros."""
+    start = None
+    for entry, length in enumerate(lengths):
+        if length and start is None:
+            start = entry
+        elif not length and start is not None:
+            yield start, entry
+            start = None
+    if start is not None:
+        yield start, len(lengths)

@@ -1,0 +1,166 @@
+"""Who holds which spans, and how rare each span is.
+
+Rarity is kept as bit planes: bit s of plane k is bit k of the number of peers that hold span s whole. A peer's whole set
+is added or taken away with a ripple carry, and the rarest of any set of spans is found by walking the planes from the
+highest: a dozen operations on integers, whatever the number of spans that changed. Nothing is ever sorted.
+
+A peer holds a span whole if it holds all chunks of it that are *still missing* here; it holds it in part if some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2phub.core.swarm import bitsets
+from p2phub.core.swarm.spans import SpanPlanner
+
+
+class Holdings:
+    """What one peer holds."""
+
+    __slots__ = ("pages", "part", "whole")
+
+    def __init__(self) -> None:
+        self.pages: dict[int, int] = {}  # page number -> set of entries; only pages not complete here
+        self.whole = 0  # set of spans
+        self.part = 0  # set of spans held in part, disjoint from whole
+
+
+class Rarity:
+    """How many peers hold each span."""
+
+    def __init__(self) -> None:
+        self._planes: list[int] = []
+
+    def add(self, spans: int) -> None:
+        """One more peer holds each of these spans."""
+        carry, position = spans, 0
+        while carry:
+            if position == len(self._planes):
+                self._planes.append(0)
+            plane = self._planes[position]
+            self._planes[position] = plane ^ carry
+            carry &= plane
+            position += 1
+
+    def remove(self, spans: int) -> None:
+        """One peer less holds each of these spans; each must have been added."""
+        borrow, position = spans, 0
+        while borrow:
+            plane = self._planes[position]
+            self._planes[position] = plane ^ borrow
+            borrow &= ~plane
+            position += 1
+
+    def rarest(self, spans: int) -> int:
+        """Those of `spans` that the fewest peers hold."""
+        for plane in reversed(self._planes):
+            rarer = spans & ~plane
+            if rarer:
+                spans = rarer
+        return spans
+
+    def held(self) -> int:
+        """The spans that at least one peer holds."""
+        found = 0
+        for plane in self._planes:
+            found |= plane
+        return found
+
+    def count(self, span: int) -> int:
+        """How many peers hold a span."""
+        return sum((plane >> span & 1) << position for position, plane in enumerate(self._planes))
+
+
+class Availability:
+    """The holdings of all peers of a download, and the rarity they make."""
+
+    def __init__(self, planner: SpanPlanner) -> None:
+        self._planner = planner
+        self._holdings: list[Holdings] = []
+        self.rarity = Rarity()
+
+    def join(self) -> Holdings:
+        """A new peer, of which nothing is known yet."""
+        holdings = Holdings()
+        self._holdings.append(holdings)
+        return holdings
+
+    def leave(self, holdings: Holdings) -> None:
+        self._holdings.remove(holdings)
+        self.rarity.remove(holdings.whole)
+
+    def set_page(self, holdings: Holdings, number: int, entries: int) -> int:
+        """A peer holds exactly these entries of a page; the spans it holds whole since."""
+        page = self._planner.pages[number]
+        entries &= (1 << page.entry_count) - 1
+        if not page.missing:
+            return 0
+        spans = self._planner.spans_within(number, 0, page.entry_count)
+        before = holdings.pages.get(number, 0) & page.missing
+        holdings.pages[number] = entries
+        if len(spans) > 2 and {before, entries & page.missing} == {0, page.missing}:
+            # All or nothing of the page: only the spans that cross its borders need a look at the pages beside it.
+            inner = bitsets.from_members(spans[1:-1])
+            gained = inner if entries & page.missing else 0
+            if holdings.whole & inner == (0 if gained else inner) and not holdings.part & inner:
+                holdings.whole ^= inner
+                (self.rarity.add if gained else self.rarity.remove)(inner)
+                return gained | self._judge(holdings, (spans[0], spans[-1]))
+        return self._judge(holdings, spans)
+
+    def add_entries(self, holdings: Holdings, number: int, entries: Iterable[int]) -> int:
+        """A peer holds more entries of a page; the spans it holds whole since."""
+        page = self._planner.pages[number]
+        if not page.missing:
+            return 0
+        gained = [entry for entry in entries if 0 <= entry < page.entry_count]
+        holdings.pages[number] = holdings.pages.get(number, 0) | bitsets.from_members(gained)
+        spans = {
+            index for entry in gained for index in self._planner.spans_within(number, entry, entry + 1)
+        }
+        return self._judge(holdings, sorted(spans))
+
+    def remove_entries(self, holdings: Holdings, index: int) -> None:
+        """A peer holds no missing chunk of this span after all."""
+        for number, missing in self._planner.pieces(index):
+            if number in holdings.pages:
+                holdings.pages[number] &= ~missing
+        self._judge(holdings, [index])
+
+    def remove_entry(self, holdings: Holdings, number: int, entry: int) -> None:
+        """A peer does not hold one entry of a page after all."""
+        holdings.pages[number] = holdings.pages.get(number, 0) & ~(1 << entry)
+        self._judge(holdings, self._planner.spans_within(number, entry, entry + 1))
+
+    def judge_spans(self, indexes: Iterable[int]) -> None:
+        """Look again at spans that are new, or of which less is missing than before, for every peer."""
+        indexes = list(indexes)
+        for holdings in self._holdings:
+            self._judge(holdings, indexes)
+
+    def forget_page(self, number: int) -> None:
+        """A page is complete here: nobody's entries of it matter."""
+        for holdings in self._holdings:
+            holdings.pages.pop(number, None)
+
+    def _judge(self, holdings: Holdings, indexes: Iterable[int]) -> int:
+        """Decide anew which of these spans a peer holds, whole or in part; the ones newly held whole."""
+        whole, part, none = [], [], []
+        pages = holdings.pages
+        for index in indexes:
+            is_whole, has_any = True, False
+            for number, missing in self._planner.pieces(index):
+                held = pages.get(number, 0) & missing
+                is_whole = is_whole and held == missing
+                has_any = has_any or held != 0
+            (none if not has_any else whole if is_whole else part).append(index)
+        gained, in_part = bitsets.from_members(whole), bitsets.from_members(part)
+        lost = in_part | bitsets.from_members(none)
+        holdings.part = (holdings.part | in_part) & ~(gained | lost & ~in_part)
+        gained &= ~holdings.whole
+        lost &= holdings.whole
+        holdings.whole = (holdings.whole | gained) & ~lost
+        self.rarity.add(gained)
+        self.rarity.remove(lost)
+        return gained
