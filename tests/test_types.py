@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ from tests.sources import PACKAGE_FOLDERS, ROOT, package_modules
 def lay_out_as_installed(folder: Path) -> None:
     """A tree of links in which p2phub.cli and p2phub.proto lie inside p2phub.
 
-    Type checkers do not follow the import hook of an editable install: in the tree as it is kept they
-    see a part of the package only, and report success for that part.
+    Type checkers do not follow the import hook of an editable install: in the tree as it is kept
+    they see a part of the package only, and report success for that part.
     """
     package = folder / "p2phub"
     package.mkdir()
@@ -23,6 +24,16 @@ def lay_out_as_installed(folder: Path) -> None:
     for top, name in PACKAGE_FOLDERS.items():
         if top != "p2phub":
             (package / name.removeprefix("p2phub.")).symlink_to(ROOT / top)
+
+
+def prefer_own_types(folder: Path, library: str) -> None:
+    """Puts a library first on the checker's way, before stubs that another package brings for it.
+
+    libp2p asks for trio-typing, whose stubs are those of a trio of 2023.
+    """
+    found = importlib.util.find_spec(library)
+    assert found is not None and found.origin is not None
+    (folder / library).symlink_to(Path(found.origin).parent)
 
 
 def mypy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +49,7 @@ def mypy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_whole_package_is_strictly_typed(tmp_path: Path) -> None:
     lay_out_as_installed(tmp_path)
+    prefer_own_types(tmp_path, "trio")
     run = mypy(tmp_path, "-p", "p2phub")
     assert run.returncode == 0, f"\n{run.stdout}{run.stderr}"
     # A checker that sees only some of the files would be content with them.
