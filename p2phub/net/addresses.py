@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import base58
 import ifaddr
@@ -16,6 +17,7 @@ from p2phub.errors import BadSetting, UsageError
 from p2phub.net.base import PeerId, parse_address
 from p2phub.proto.limits import ADDRESS_BYTES_MAX, ADDRESSES_PER_PEER_MAX
 
+_REMEMBERED = 8192  # the same few peers are named in every answer
 _TCP = b"\x06"
 _IP4, _IP6 = 0x04, 0x29
 _NAMES = {0x35: "dns", 0x36: "dns4", 0x37: "dns6"}
@@ -50,6 +52,7 @@ def endpoint_from_socket(name: tuple[object, ...]) -> Endpoint:
     return Endpoint("ip4" if ip.version == 4 else "ip6", str(ip), port)
 
 
+@lru_cache(_REMEMBERED)
 def encode_address(address: str) -> bytes:
     """The wire form of a multiaddr without /p2p."""
     endpoint = endpoint_from_text(address)
@@ -63,6 +66,7 @@ def encode_address(address: str) -> bytes:
     return head + _TCP + endpoint.port.to_bytes(2, "big")
 
 
+@lru_cache(_REMEMBERED)
 def decode_address(data: bytes) -> str | None:
     """The text of a wire multiaddr, without a /p2p at its end; None for what we cannot dial."""
     if not 7 < len(data) <= ADDRESS_BYTES_MAX:
@@ -114,10 +118,12 @@ def is_own_machine(host: str | None) -> bool:
     return host is not None and ipaddress.ip_address(host).is_loopback
 
 
+@lru_cache(_REMEMBERED)
 def encode_peer_id(peer: PeerId) -> bytes:
     return base58.b58decode(peer)
 
 
+@lru_cache(_REMEMBERED)
 def decode_peer_id(data: bytes) -> PeerId | None:
     """The text of a wire peer id; None if the bytes cannot be one."""
     if len(data) not in _PEER_ID_BYTES or data[:2] not in (b"\x00\x24", b"\x12\x20"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from p2phub.errors import P2phubError, PeerUnreachable, PortInUse, ProtocolViolation, StreamClosed
+from p2phub.errors import NetworkError, P2phubError, PeerUnreachable, PortInUse, ProtocolViolation, StreamClosed
 from p2phub.net.addresses import Endpoint, endpoint_from_socket, expand_wildcard, is_own_machine
 from p2phub.net.base import OnStream, PeerId, PeerStatus
 from p2phub.net.dial import connect_tcp, first_to_answer
@@ -147,9 +147,10 @@ class Swarm:
                 connection.yamux.end("this node stops")
 
     def start_soon(self, task: Callable[..., object], *arguments: object) -> None:
-        """Run something as long as this swarm does."""
-        if self._nursery is not None:
-            self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # trio wants the exact argument tuple
+        """Run something as long as this swarm does. Raises NetworkError when it does not run."""
+        if self._nursery is None:
+            raise NetworkError("the network is not running")
+        self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # trio wants the exact argument tuple
 
     def _bind(self) -> list[trio.socket.SocketType]:
         """One listening socket per address, none of which may be shared with another program."""
@@ -244,9 +245,13 @@ class Swarm:
 
     def _on_fault(self, connection: Connection) -> None:
         """A bug of ours, met while serving this peer: it loses its connection, nobody else does."""
-        self.faults_count += 1
-        log.exception("a task that served %s failed", connection.peer)
+        self.count_fault(connection.peer)
         connection.yamux.end("a task that served the connection failed")
+
+    def count_fault(self, peer: PeerId) -> None:
+        """Report the exception being handled, a bug of ours that only this peer may suffer from."""
+        self.faults_count += 1
+        log.exception("a task that dealt with %s failed", peer)
 
     # -- dialling -------------------------------------------------------------------------------------------------------
 
@@ -374,7 +379,8 @@ class Swarm:
 
     async def _run(self, connection: Connection) -> None:
         def on_stream(stream: YamuxStream) -> None:
-            self.start_soon(self._serve, connection, stream)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._serve, connection, stream)
 
         try:
             await connection.yamux.run(on_stream)

@@ -48,7 +48,7 @@ class RoutingTable:
         """A node answered or introduced itself over an authenticated connection."""
         if position == self._own_position or not addresses:
             return
-        index = self._index(position)
+        index = self.shared_bits(position)
         bucket = self._buckets.setdefault(index, {})
         spares = self._spares.setdefault(index, {})
         node = Node(peer, position, addresses)
@@ -65,7 +65,7 @@ class RoutingTable:
 
     def on_failure(self, peer: str, position: int) -> None:
         """A node did not answer; after FAILURES_MAX in a row a spare takes its place."""
-        index = self._index(position)
+        index = self.shared_bits(position)
         self._spares.get(index, {}).pop(peer, None)
         bucket = self._buckets.get(index, {})
         node = bucket.get(peer)
@@ -85,28 +85,18 @@ class RoutingTable:
         """The known nodes nearest to a position, nearest first."""
         return sorted(self, key=lambda node: node.position ^ position)[:count]
 
-    def bucket_targets(self, random_bits: int) -> list[int]:
-        """A position in the range of each bucket up to our nearest one: looking them up fills them.
+    def depth(self) -> int:
+        """The longest prefix, in bits, that a known node shares with us; 0 for an empty table."""
+        return max((index for index, bucket in self._buckets.items() if bucket), default=0)
 
-        random_bits: POSITION_BITS fresh random bits.
-        """
-        if not self._buckets:
-            return []
-        deepest = max(index for index, bucket in self._buckets.items() if bucket or index == 0) if len(self) else 0
-        targets = []
-        for index in range(deepest + 1):
-            low_bits = POSITION_BITS - 1 - index
-            flipped = (self._own_position >> low_bits) ^ 1
-            targets.append(flipped << low_bits | random_bits & ((1 << low_bits) - 1))
-        return targets
+    def shared_bits(self, position: int) -> int:
+        """How many leading bits a position shares with ours: the bucket it belongs to."""
+        return POSITION_BITS - (position ^ self._own_position).bit_length()
 
     def _has_room_for(self, node: Node, bucket: dict[str, Node]) -> bool:
         if not _fits_subnets(node, bucket.values()):
             return False
         return len(bucket) < BUCKET_NODES_MAX or any(other.failures for other in bucket.values())
-
-    def _index(self, position: int) -> int:
-        return POSITION_BITS - (position ^ self._own_position).bit_length()
 
 
 def _fits_subnets(node: Node, others: Iterable[Node]) -> bool:
