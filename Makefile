@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 # What `make test` and `make test-long` hand to pytest besides: make test PYTEST_ARGS="-x -k store"
 PYTEST_ARGS ?=
 
-.PHONY: setup test test-long demo lint lock clean
+.PHONY: setup test test-long demo lint docs lock clean
 
 setup: $(STAMP)
 
@@ -43,7 +43,11 @@ demo: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q tests/test_types.py
+	$(BIN)/python -m pytest -q tests/test_types.py tests/test_tidy.py tests/test_architecture.py
+
+# Documents that are made from the code: the list of exit codes.
+docs: $(STAMP)
+	$(BIN)/python -m tests.exit_codes
 
 # Resolves anew for every platform and for Python 3.11 and later, with the hash of every wheel.
 lock:

@@ -51,6 +51,7 @@ HOMES = {
     "blake3": ["p2phub.digest"],
     "click": ["p2phub.cli"],
     "cryptography": ["p2phub.trust", "p2phub.net"],  # net: peer keys and the lanes' certificates
+    "google": ["p2phub.net"],  # protobuf, for libp2p's own messages
     "hypercorn": ["p2phub.gateway"],
     "ifaddr": ["p2phub.net"],
     "libp2p": ["p2phub.net"],
