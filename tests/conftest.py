@@ -16,7 +16,7 @@ SAMPLES = Path(sys.prefix) / "samples"  # from requirements-samples.lock
 
 
 class LoggedFaults(logging.Handler):
-    """Collects what the package logs with a traceback, or as critical: a task that died, and why."""
+    """Collects what the package logs with a traceback, or as critical: a task that died."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

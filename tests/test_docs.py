@@ -1,4 +1,4 @@
-"""The documents are true: links lead somewhere, commands and their options exist, codes are listed."""
+"""The documents are true: links lead somewhere, commands exist, exit codes are listed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_codes_of_a_family_stand_together() -> None:
         for family in FAMILIES
         if (codes := [error.exit_code for error in all_errors(family)])
     )
-    for (_, end, lower), (start, _, upper) in zip(ranges, ranges[1:], strict=False):
+    for (_, end, lower), (start, _, upper) in pairwise(ranges):
         assert end < start, f"{lower} and {upper} overlap"
 
 

@@ -158,7 +158,7 @@ RULES: list[Rule] = [
 
 @cache
 def texts() -> tuple[tuple[Path, str], ...]:
-    """Every kept text file. The licence is kept as it was given to us; binary files have no lines."""
+    """Every kept text file. The licence is kept as it was given; binary files have no lines."""
     found = []
     for path in kept_files():
         data = (ROOT / path).read_bytes()
