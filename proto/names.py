@@ -128,7 +128,9 @@ def parse_reference(text: str) -> Reference:
     petname, _, rest = text.partition("/")
     name, version = _parse_name_and_version(text, rest)
     if not is_petname(petname):
-        raise _unknown(text, "does not begin with a petname of ASCII letters, digits, '.', '_', '-'")
+        raise _unknown(
+            text, "does not begin with a petname of ASCII letters, digits, '.', '_', '-'"
+        )
     return PetnameReference(petname, name, version)
 
 
@@ -163,7 +165,7 @@ def parse_publisher_id(text: str) -> bytes:
             raise ValueError
     except (ValueError, binascii.Error, AssertionError):
         raise UnknownReference(
-            f"{ascii(text[:80])} is not a publisher id: they have 56 characters and begin with bciq; "
+            f"{text[:80]!a} is not a publisher id: they have 56 characters and begin with bciq; "
             "copy the whole id",
             reference=text[:200],
         ) from None
@@ -251,4 +253,4 @@ def _peers_text(peers: tuple[str, ...]) -> str:
 
 
 def _unknown(text: str, reason: str) -> UnknownReference:
-    return UnknownReference(f"{ascii(text[:80])} {reason}; {_FORMS}", reference=text[:200])
+    return UnknownReference(f"{text[:80]!a} {reason}; {_FORMS}", reference=text[:200])

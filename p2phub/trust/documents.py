@@ -42,7 +42,9 @@ from p2phub.proto.limits import (
 from p2phub.proto.names import is_address, is_name
 from p2phub.trust.release_records import parse_release_record
 
-FIELD: Final = "x-p2phub"  # our fields in root and timestamp; TUF keeps and signs what it does not know
+FIELD: Final = (
+    "x-p2phub"  # our fields in root and timestamp; TUF keeps and signs what it does not know
+)
 FIELD_VERSION: Final = 1
 TOP_LEVEL_ROLES: Final = frozenset({"root", "targets", "snapshot", "timestamp"})
 
@@ -79,7 +81,9 @@ class Document(Generic[Signed]):
     data: bytes  # the file as received
     metadata: Metadata[Signed]
     payload: bytes = field(repr=False)  # the canonical form that signatures are over
-    payload_sha256: bytes  # what identifies the statement: files differ by spaces and stray signatures
+    payload_sha256: (
+        bytes  # what identifies the statement: files differ by spaces and stray signatures
+    )
 
     @property
     def signed(self) -> Signed:
@@ -180,9 +184,7 @@ def release_statements(
 ) -> tuple[ReleaseStatement, ...]:
     """The releases of a name, from a document within the profile."""
     return tuple(
-        parse_release_record(
-            publisher_id, name, path, target.to_dict(), root_version
-        )
+        parse_release_record(publisher_id, name, path, target.to_dict(), root_version)
         for path, target in releases.targets.items()
     )
 
@@ -202,7 +204,7 @@ def key_digest(public_hex: str) -> str:
 def parse_instant(text: str) -> datetime:
     """A time as TUF writes it. Raises ValueError for every other form."""
     if not _INSTANT.fullmatch(text):
-        raise ValueError(f"not a time of the form 2026-01-31T00:00:00Z: {ascii(text[:40])}")
+        raise ValueError(f"not a time of the form 2026-01-31T00:00:00Z: {text[:40]!a}")
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
 
 
@@ -220,7 +222,14 @@ def _read(
         check(parsed["signed"])
         metadata = Metadata[Signed].from_dict(parsed)
         payload = metadata.signed_bytes
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RepositoryError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        RepositoryError,
+    ) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise TamperedMetadata(
             f"the {role} metadata is not as it must be: {ascii(reason[:200])[1:-1]}", role=role
@@ -241,7 +250,8 @@ def _parse_json(data: bytes, bytes_max: int) -> dict[str, Json]:
         parse_float=_refuse_number,
         parse_constant=_refuse_number,
     )
-    _require(type(parsed) is dict, "it is no JSON object")
+    if not isinstance(parsed, dict):
+        raise ValueError("it is no JSON object")
     return parsed
 
 
@@ -294,7 +304,9 @@ def _check_root(signed: dict[str, Json]) -> None:
     # One key for two purposes would let a signature for the one be looked for under the other.
     online = holders["snapshot"] | holders["timestamp"]
     _require(
-        not (holders["root"] & holders["targets"] or online & (holders["root"] | holders["targets"])),
+        not (
+            holders["root"] & holders["targets"] or online & (holders["root"] | holders["targets"])
+        ),
         "a root, targets or online key serves two purposes",
     )
     fields = signed[FIELD]
@@ -357,7 +369,9 @@ def _check_releases(name: str, signed: dict[str, Json]) -> None:
     _require(
         len(releases) <= RELEASES_PER_NAME_MAX, f"it has more than {RELEASES_PER_NAME_MAX} releases"
     )
-    statements = [parse_release_record("", name, path, record, 0) for path, record in releases.items()]
+    statements = [
+        parse_release_record("", name, path, record, 0) for path, record in releases.items()
+    ]
     _require_distinct((s.version_key for s in statements), "it has a version twice")
 
 
@@ -410,7 +424,9 @@ def _require(holds: bool, reason: str) -> None:
 
 
 def _require_keys(value: Json, keys: Iterable[str], what: str) -> None:
-    _require(type(value) is dict and value.keys() == set(keys), f"{what} has other fields than it must")
+    _require(
+        type(value) is dict and value.keys() == set(keys), f"{what} has other fields than it must"
+    )
 
 
 def _require_distinct(values: Iterable[object], reason: str) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - there is no flock on Windows; one daemon and one command at a time there
+except (
+    ImportError
+):  # pragma: no cover - there is no flock on Windows; one daemon and one command at a time there
     fcntl = None  # type: ignore[assignment]
 
 

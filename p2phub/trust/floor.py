@@ -122,10 +122,12 @@ class Floor:
         return trusted_time(now, last_seen)
 
     def time_of(self, publisher_id: str) -> datetime | None:
-        """When this publisher's word was last verified; None means never."""
+        """When this publisher's word was last verified, or its floor reset; None means never."""
         with self._reading() as db:
             row = db.execute(
-                "SELECT max(time_seen) FROM floors WHERE publisher = ?", (publisher_id,)
+                "SELECT max(time_seen) FROM (SELECT time_seen FROM floors WHERE publisher = ?1 "
+                "UNION ALL SELECT first_seen FROM publishers WHERE publisher = ?1)",
+                (publisher_id,),
             ).fetchone()
         return datetime.fromtimestamp(row[0], timezone.utc) if row[0] is not None else None
 
@@ -207,7 +209,10 @@ class Floor:
                 "WHERE publisher = ? ORDER BY id",
                 (publisher_id,),
             ).fetchall()
-        return [Evidence(*row[:5], datetime.fromtimestamp(row[5], timezone.utc)) for row in rows]
+        return [
+            Evidence(publisher, role, version, first, second, datetime.fromtimestamp(s, timezone.utc))
+            for publisher, role, version, first, second, s in rows
+        ]
 
     def reset(self, publisher_id: str, now: datetime) -> None:
         """Forget the floor of one publisher and what is held against it, because a person says so.
@@ -221,7 +226,9 @@ class Floor:
         with self._writing() as db:
             db.execute("DELETE FROM floors WHERE publisher = ?", (publisher_id,))
             db.execute("DELETE FROM evidence WHERE publisher = ?", (publisher_id,))
-            db.execute("INSERT OR REPLACE INTO publishers VALUES (?, ?)", (publisher_id, now.timestamp()))
+            db.execute(
+                "INSERT OR REPLACE INTO publishers VALUES (?, ?)", (publisher_id, now.timestamp())
+            )
             db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (now.timestamp(),))
 
     # ---- the database ---------------------------------------------------------------------------
@@ -240,7 +247,9 @@ class Floor:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
         connection = self._connect()
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+        )
         # Only after the database is there may the witness say so; both are on disk before anything is trusted.
         sync_folder(self._path.parent)
         write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)
@@ -252,7 +261,10 @@ class Floor:
         connection = self._connect()
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != _SCHEMA_VERSION or connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            if (
+                version != _SCHEMA_VERSION
+                or connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok"
+            ):
                 raise sqlite3.DatabaseError(f"schema {version}")
             if not self._witness.exists():
                 write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)

@@ -22,56 +22,37 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeAlias
-
-from tuf.api.metadata import Root, Timestamp
+from typing import Final
 
 from p2phub.core.trust.freshness import Freshness, freshness, instant
 from p2phub.core.trust.releases import ReleaseStatement, choose_release
-from p2phub.digest import sha256
 from p2phub.errors import (
     BadReleaseName,
-    BrokenRootChain,
     FloorLost,
     MetadataExpired,
-    MetadataIncomplete,
     ReleaseNotFound,
     RollbackRefused,
-    TamperedMetadata,
     TrustError,
     UnknownPublisher,
 )
-from p2phub.proto.limits import (
-    ANSWERS_MAX,
-    ROOT_BYTES_MAX,
-    ROOT_ROTATIONS_MAX,
-    TIMESTAMP_BYTES_MAX,
-)
 from p2phub.proto.names import is_name, parse_publisher_id
 from p2phub.trust.documents import (
-    Document,
     read_role,
     read_timestamp,
-    release_statements,
     timestamp_fields,
-    verify_signatures,
 )
 from p2phub.trust.durable import make_folder, sync_folder
-from p2phub.trust.floor import Floor, SeenStatement
-from p2phub.trust.root_chain import check_first_root, check_next_root
-from p2phub.trust.updater import DurableUpdater, tuf_errors
+from p2phub.trust.floor import Floor
+from p2phub.trust.selection import Selection, nobody
+from p2phub.trust.updater import tuf_errors
+from p2phub.trust.view import Fetch, View
 
-# All distinct answers of the peers that were asked: (file name, most bytes) -> files. Empty only if every peer that answered
-# says that there is no such file; raises NoProvider if none answered.
-Fetch: TypeAlias = Callable[[str, int], list[bytes]]
-
-_FILE_NAME: Final = re.compile(r"([1-9][0-9]{0,15})\.([A-Za-z0-9._-]{1,96})\.json", re.ASCII)
 _CURRENT: Final = "current"
-_VIEW: Final = re.compile(r"view-([0-9]{1,12})")
+_VIEW_FOLDER: Final = re.compile(r"view-([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +68,9 @@ class FreshView:
     peers: tuple[str, ...]  # multiaddrs the publisher gave for its own node
     names: tuple[str, ...]  # of models and datasets it publishes
     changed: bool  # whether this refresh brought anything new
-    refused: tuple[TrustError, ...]  # what some peers offered and was put aside; for showing and for scoring
+    refused: tuple[
+        TrustError, ...
+    ]  # what some peers offered and was put aside; for showing and for scoring
 
 
 class Follower:
@@ -102,8 +85,8 @@ class Follower:
         self._floor = floor
         self._fetch = fetch
         self._lock = threading.RLock()
-        self._view: _View | None = None
-        self._previous: _View | None = None
+        self._view: View | None = None
+        self._previous: View | None = None
 
     def refresh(self, now: datetime | float) -> FreshView:
         """Ask the peers what is new, verify it and keep it.
@@ -152,7 +135,7 @@ class Follower:
         EquivocationFound, BadVersion, BadReleaseName, NoProvider.
         """
         if not is_name(name):
-            raise BadReleaseName(f"{ascii(name[:120])} cannot name a release", name=name[:120])
+            raise BadReleaseName(f"{name[:120]!a} cannot name a release", name=name[:120])
         with self._lock, tuf_errors():
             moment = self._trusted_now(now)
             view = self._held_view()
@@ -165,9 +148,7 @@ class Follower:
                     expires=view.expires.isoformat(),
                 )
             releases = self._releases_of(view, name, moment)
-            return choose_release(
-                releases, name=name, version=version, allow_yanked=allow_yanked
-            )
+            return choose_release(releases, name=name, version=version, allow_yanked=allow_yanked)
 
     def releases(self) -> list[ReleaseStatement]:
         """All releases whose files are held, by name. Empty if nothing is held or the floor is lost."""
@@ -198,6 +179,22 @@ class Follower:
                 return data
         return None
 
+    def reset(self, now: datetime | float) -> None:
+        """Forget the floor and any evidence, because a person says so: trust what is signed next.
+
+        The state held is kept, unless the publisher was halted: then it begins anew.
+        """
+        with self._lock:
+            try:
+                halted = bool(self._floor.evidence(self.publisher_id))
+            except FloorLost:
+                halted = False
+            self._floor.reset(self.publisher_id, instant(now))
+            self._view = self._previous = None
+            if halted:
+                (self._folder / _CURRENT).unlink(missing_ok=True)
+                sync_folder(self._folder)
+
     # ---- steps ----------------------------------------------------------------------------------
 
     def _trusted_now(self, now: datetime | float) -> datetime:
@@ -206,21 +203,20 @@ class Follower:
         return self._floor.time(instant(now))
 
     def _advance(self, ask: Fetch, moment: datetime, everything: bool) -> FreshView:
-        refused: list[TrustError] = []
         held = self._held_files()
-        roots = self._walk_roots(ask, held.roots, refused, moment)
-        timestamp = self._choose_timestamp(ask, held.timestamp, roots[-1], refused, moment)
+        selection = Selection(self.publisher_id, self._floor, ask, moment)
+        roots = selection.roots(held.roots)
+        timestamp = selection.timestamp(held.timestamp, roots[-1])
 
-        known = held.timestamp
-        is_new = known is None or known != timestamp.data or len(roots) != len(held.roots)
+        is_new = held.timestamp != timestamp.data or len(held.roots) != len(roots)
         folder = self._new_view(held.folder) if is_new or held.folder is None else held.folder
-        view = _View(folder, roots, timestamp, ask, moment)
+        view = View(folder, roots, timestamp, ask, moment)
         view.forget_stale_snapshot()
         view.updater.refresh()
-        self._check_floor(view, moment)
         for name in view.names if everything else ():
-            view.load(name)
-            self._check_floor(view, moment)
+            if not view.holds(name):
+                view.load(name)
+        self._check_floor(view, moment)
         if folder != held.folder:
             self._floor.introduce(self.publisher_id, moment)
             self._make_current(folder)
@@ -229,115 +225,9 @@ class Follower:
             self._previous = self._view
         self._view = view
         view.ask = self._fetch
-        return self._describe(view, moment, changed=is_new, refused=refused)
+        return self._describe(view, moment, changed=is_new, refused=selection.refused)
 
-    def _walk_roots(
-        self, ask: Fetch, held: list[bytes], refused: list[TrustError], moment: datetime
-    ) -> list[Document[Root]]:
-        """Step 1: every root from the first to the newest that anybody has."""
-        floor = self._floor.seen(self.publisher_id).get("root")
-        roots: list[Document[Root]] = []
-        while len(roots) < ROOT_ROTATIONS_MAX:
-            version = len(roots) + 1
-            is_held = version <= len(held)
-            answers = [held[version - 1]] if is_held else _answers(ask, f"{version}.root.json", ROOT_BYTES_MAX)
-            lawful: dict[bytes, Document[Root]] = {}
-            failures: list[TrustError] = []
-            for data in answers:
-                try:
-                    root = check_next_root(roots[-1], data) if roots else check_first_root(self.publisher_id, data)
-                except TrustError as error:
-                    failures.append(error)
-                else:
-                    lawful.setdefault(root.payload_sha256, root)
-            if is_held and not lawful:
-                raise failures[0]
-            refused += failures
-            if len(lawful) > 1:
-                first, second, *_ = lawful.values()
-                raise self._floor.accuse(
-                    self.publisher_id, "root", version, first.data, second.data, moment
-                )
-            if not lawful:
-                break
-            root = next(iter(lawful.values()))
-            if floor and floor.version == version and floor.payload_sha256 != root.payload_sha256:
-                raise self._floor.accuse(
-                    self.publisher_id, "root", version, None, root.data, moment
-                )
-            roots.append(root)
-        if not roots:
-            raise refused[0] if refused else UnknownPublisher(publisher_id=self.publisher_id)
-        if floor and roots[-1].version < floor.version:
-            raise RollbackRefused(
-                f"root version {floor.version} was seen, but only version {roots[-1].version} "
-                "can be had now",
-                role="root",
-                version=roots[-1].version,
-                floor=floor.version,
-            )
-        return roots
-
-    def _choose_timestamp(
-        self,
-        ask: Fetch,
-        held: bytes | None,
-        root: Document[Root],
-        refused: list[TrustError],
-        moment: datetime,
-    ) -> Document[Timestamp]:
-        """Step 2: the newest of all that verify; what is held counts as one more."""
-        answers = _answers(ask, "timestamp.json", TIMESTAMP_BYTES_MAX)
-        failures: list[TrustError] = []
-        verified: dict[int, Document[Timestamp]] = {}
-        offered_max = 0
-        for data in [held, *answers] if held is not None else answers:
-            try:
-                timestamp = read_timestamp(data)
-                verify_signatures(timestamp, root.signed)
-            except TrustError as error:
-                # A held file fails only after the root gave the role to other keys: then it no longer counts.
-                if data is not held:
-                    failures.append(error)
-                continue
-            other = verified.setdefault(timestamp.version, timestamp)
-            if other.payload_sha256 != timestamp.payload_sha256:
-                raise self._floor.accuse(
-                    self.publisher_id,
-                    "timestamp",
-                    timestamp.version,
-                    other.data,
-                    timestamp.data,
-                    moment,
-                )
-            if data is not held or data in answers:
-                offered_max = max(offered_max, timestamp.version)
-        refused += failures
-        if answers and not offered_max:
-            raise refused[0]
-        if not verified:
-            raise UnknownPublisher(publisher_id=self.publisher_id)
-        newest = verified[max(verified)]
-        seen = self._floor.seen(self.publisher_id).get("timestamp")
-        floor = seen.version if seen and seen.authority == _authority(root.signed, "timestamp") else 0
-        if max(newest.version if held else 0, floor) > (offered_max or newest.version):
-            raise RollbackRefused(
-                f"all that was offered is timestamp version {offered_max or newest.version} or "
-                f"older, but version {max(newest.version, floor)} was already seen",
-                role="timestamp",
-                version=offered_max or newest.version,
-                floor=max(newest.version, floor),
-            )
-        if timestamp_fields(newest.signed).root_version > root.version:
-            raise refused[0] if refused else BrokenRootChain(
-                "the timestamp was signed under root version "
-                f"{timestamp_fields(newest.signed).root_version}, which nobody could show",
-                expected=timestamp_fields(newest.signed).root_version,
-                got=root.version,
-            )
-        return newest
-
-    def _check_floor(self, view: _View, moment: datetime) -> None:
+    def _check_floor(self, view: View, moment: datetime) -> None:
         """Step 5, for all that `view` has verified."""
         seen = self._floor.seen(self.publisher_id)
         for statement in view.seen():
@@ -378,9 +268,7 @@ class Follower:
                     floor=known.version,
                 )
 
-    def _releases_of(
-        self, view: _View, name: str, moment: datetime
-    ) -> tuple[ReleaseStatement, ...]:
+    def _releases_of(self, view: View, name: str, moment: datetime) -> tuple[ReleaseStatement, ...]:
         if not view.load(name):
             shown = ", ".join(view.names[:8]) or "nothing yet"
             raise ReleaseNotFound(
@@ -394,23 +282,20 @@ class Follower:
 
     # ---- what is held ---------------------------------------------------------------------------
 
-    def _held_view(self) -> _View:
+    def _held_view(self) -> View:
         """The state on disk, verified anew at the first use after a start, as of when it was last current."""
         if self._view is not None:
             return self._view
         held = self._held_files()
         if held.folder is None or held.timestamp is None:
             raise UnknownPublisher(publisher_id=self.publisher_id)
-        if not self._floor.knows(self.publisher_id):
-            raise FloorLost(publisher_id=self.publisher_id)
         as_of = self._floor.time_of(self.publisher_id)
         if as_of is None:
-            # The floor was reset: what is on disk counts again only after a refresh.
-            raise UnknownPublisher(publisher_id=self.publisher_id)
-        refused: list[TrustError] = []
-        roots = self._walk_roots(_nobody, held.roots, refused, as_of)
-        timestamp = self._choose_timestamp(_nobody, held.timestamp, roots[-1], refused, as_of)
-        view = _View(held.folder, roots, timestamp, _nobody, as_of)
+            raise FloorLost(publisher_id=self.publisher_id)
+        selection = Selection(self.publisher_id, self._floor, nobody, as_of)
+        roots = selection.roots(held.roots)
+        timestamp = selection.timestamp(held.timestamp, roots[-1])
+        view = View(held.folder, roots, timestamp, nobody, as_of)
         view.updater.refresh()
         self._check_floor(view, as_of)
         view.ask = self._fetch
@@ -446,7 +331,7 @@ class Follower:
         """A folder for the next state, begun with links to the files of the present one."""
         numbers = []
         for path in self._folder.iterdir():
-            match = _VIEW.fullmatch(path.name)
+            match = _VIEW_FOLDER.fullmatch(path.name)
             if match is None:
                 continue
             # Left by a refresh that failed, or older than the state that is still served as the one before.
@@ -471,7 +356,7 @@ class Follower:
         os.replace(pointer, self._folder / _CURRENT)
         sync_folder(self._folder)
 
-    def _state(self, view: _View, moment: datetime) -> Freshness:
+    def _state(self, view: View, moment: datetime) -> Freshness:
         return freshness(
             moment,
             fresh_until=timestamp_fields(view.updater.timestamp).fresh_until,
@@ -481,7 +366,7 @@ class Follower:
 
     def _describe(
         self,
-        view: _View,
+        view: View,
         moment: datetime,
         changed: bool = False,
         refused: Iterable[TrustError] = (),
@@ -506,150 +391,3 @@ class _HeldFiles:
     folder: Path | None
     roots: list[bytes]
     timestamp: bytes | None
-
-
-class _View:
-    """One state: the roots and a timestamp, and what is verified under them as it is asked for."""
-
-    def __init__(
-        self,
-        folder: Path,
-        roots: list[Document[Root]],
-        timestamp: Document[Timestamp],
-        ask: Fetch,
-        reference_time: datetime,
-    ) -> None:
-        self.folder = folder
-        self.ask = ask
-        self.documents: dict[str, Document[Any]] = {"root": roots[-1], "timestamp": timestamp}
-        self._roots = {f"{root.version}.root.json": root.data for root in roots}
-        self.updater = DurableUpdater(folder, self._look_up, roots[0].data, reference_time)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names that have a role."""
-        delegations = self.updater.targets.delegations
-        return tuple(delegations.roles) if delegations and delegations.roles else ()
-
-    @property
-    def expires(self) -> datetime:
-        """When the first of the files that all names depend on expires."""
-        updater = self.updater
-        return min(
-            signed.expires
-            for signed in (updater.root, updater.timestamp, updater.snapshot, updater.targets)
-        )
-
-    def load(self, name: str) -> bool:
-        """Verify the file of one name, fetching it if need be; False if the publisher has no such name."""
-        if name not in self.names:
-            return False
-        return self.updater.load_name(name) and self._document(name) is not None
-
-    def holds(self, name: str) -> bool:
-        """Whether the file of a name is here, so that nobody need be asked."""
-        meta = self.updater.snapshot.meta.get(f"{name}.json")
-        return meta is not None and self.file(f"{meta.version}.{name}.json") is not None
-
-    def statements(self, publisher_id: str, name: str) -> tuple[ReleaseStatement, ...]:
-        """The releases of a name whose file is held."""
-        self.load(name)
-        releases = self.documents[name].signed
-        return release_statements(publisher_id, name, releases, self.updater.root.version)
-
-    def seen(self) -> list[SeenStatement]:
-        """All that was verified, for the floor."""
-        for role in ("snapshot", "targets"):
-            self._document(role)
-        return [self.seen_of(role) for role in self.documents]
-
-    def seen_of(self, role: str) -> SeenStatement:
-        """One verified file, for the floor."""
-        document = self.documents[role]
-        root = self.updater.root
-        if role == "root":
-            authority = b""  # versions of roots go up by one for ever, whatever keys they name
-        elif role in root.roles:
-            authority = _authority(root, role)
-        else:
-            authority = _authority(self.updater.targets, role)
-        return SeenStatement(role, document.version, document.payload_sha256, authority)
-
-    def file(self, file_name: str) -> bytes | None:
-        """A file of this state by the name that peers ask for; its hash is checked against what names it."""
-        if file_name == "timestamp.json":
-            return self.documents["timestamp"].data
-        if file_name in self._roots:
-            return self._roots[file_name]
-        match = _FILE_NAME.fullmatch(file_name)
-        if match is None:
-            return None
-        meta = self._meta_of(match[2])
-        if meta is None or meta.version != int(match[1]):
-            return None
-        try:
-            data = (self.folder / f"{match[2]}.json").read_bytes()
-        except FileNotFoundError:
-            return None
-        return data if sha256(data).hex() == meta.hashes["sha256"] else None
-
-    def forget_stale_snapshot(self) -> None:
-        """Drop a held snapshot of the announced version but with other content.
-
-        tuf would take it for the announced one, unhashed. Fetched anew, it is then compared with the floor.
-        """
-        path = self.folder / "snapshot.json"
-        meta = self._meta_of("snapshot")
-        if path.exists() and sha256(path.read_bytes()).hex() != meta.hashes["sha256"]:
-            if read_role("snapshot", path.read_bytes()).version == meta.version:
-                path.unlink()
-
-    def _document(self, role: str) -> Document[Any]:
-        document = self.documents.get(role)
-        if document is None:
-            # tuf has just verified this very file, or fetched it through _look_up.
-            document = read_role(role, (self.folder / f"{role}.json").read_bytes())
-            self.documents[role] = document
-        return document
-
-    def _look_up(self, file_name: str) -> bytes | None:
-        """Steps 1 to 3 as tuf sees them: roots and timestamp are chosen already, the rest is named by hash."""
-        if file_name == "timestamp.json":
-            return self.documents["timestamp"].data
-        match = _FILE_NAME.fullmatch(file_name)
-        if match is None or match[2] == "root":
-            return self._roots.get(file_name)
-        role = match[2]
-        meta = self._meta_of(role)
-        answers = _answers(self.ask, file_name, meta.length)
-        for data in answers:
-            if len(data) == meta.length and sha256(data).hex() == meta.hashes["sha256"]:
-                read_role(role, data)
-                return data
-        if answers:
-            raise TamperedMetadata(
-                f"no peer has the {file_name} that the publisher signed, only others", file=file_name
-            )
-        raise MetadataIncomplete(f"no peer that answered has {file_name}", file=file_name)
-
-    def _meta_of(self, role: str) -> Any:
-        """What the file before says of this one. Any: tuf types its hashes as optional, our profile requires them."""
-        if role == "snapshot":
-            return self.documents["timestamp"].signed.snapshot_meta
-        return self.updater.snapshot.meta.get(f"{role}.json")
-
-
-def _answers(ask: Fetch, file_name: str, bytes_max: int) -> list[bytes]:
-    """Distinct answers, no more of them and none longer than allowed."""
-    return [data for data in dict.fromkeys(ask(file_name, bytes_max)) if len(data) <= bytes_max][:ANSWERS_MAX]
-
-
-def _nobody(file_name: str, bytes_max: int) -> list[bytes]:
-    """A network without peers, for looking at what is held."""
-    return []
-
-
-def _authority(delegator: Any, role: str) -> bytes:
-    """What identifies the keys and threshold that a role is signed under. Any: tuf has no common type for delegators."""
-    named = delegator.get_delegated_role(role)
-    return sha256(f"{named.threshold}:{','.join(sorted(named.keyids))}".encode("ascii"))

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner
 
 from p2phub.errors import BadPassphrase, BadSigningKey, UnsafeKeyFile, WrongPassphrase
 from p2phub.trust.durable import make_folder, write_durably
@@ -119,11 +119,6 @@ def load_key(path: Path, passphrase: str | None = None) -> CryptoSigner:
     if not isinstance(private_key, Ed25519PrivateKey):
         raise BadSigningKey(f"{path} holds another kind of key than Ed25519", path=str(path))
     return CryptoSigner(private_key)
-
-
-def load_public_key(path: Path) -> SSlibKey:
-    """The public key of a private key file that is not encrypted, or of a PEM file of a public key alone."""
-    return load_key(path).public_key
 
 
 def check_passphrase(passphrase: str) -> None:

@@ -16,18 +16,15 @@ Imports neither trio nor libp2p. Source: TUF specification 4 and 6; SPEC.md, pub
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Signer
 from tuf.api.metadata import (
-    DelegatedRole,
     Delegations,
     Metadata,
-    MetaFile,
-    Role,
     Root,
     Snapshot,
     TargetFile,
@@ -38,8 +35,7 @@ from tuf.api.metadata import (
 from p2phub.core.trust.freshness import instant, instant_text
 from p2phub.core.trust.releases import Attestation, ReleaseStatement, ReleaseStatus
 from p2phub.core.trust.versions import normal_version
-from p2phub.digest import sha256
-from p2phub.errors import BadReleaseName, VersionExists, WrongSigner
+from p2phub.errors import BadReleaseName, UsageError, VersionExists, WrongSigner
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 from p2phub.proto.names import is_address, is_name, publisher_id_text
 from p2phub.trust.documents import (
@@ -51,32 +47,31 @@ from p2phub.trust.documents import (
     read_snapshot,
     read_targets,
     read_timestamp,
-    release_pattern,
     release_statements,
     root_commitment,
     verify_signatures,
 )
 from p2phub.trust.durable import exclusive, make_folder, sync_folder, write_durably
-from p2phub.trust.release_records import release_path, release_record
+from p2phub.trust.release_records import parse_release_record, release_path, release_record
+from p2phub.trust.signing import (
+    RootKeys,
+    add_signatures,
+    by_keyid,
+    delegated_role,
+    meta_file,
+    new_root,
+    signed_file,
+    signers_of,
+)
 
-ROOT_LIFETIME: Final = timedelta(days=730)
 TARGETS_LIFETIME: Final = timedelta(days=365)
-ONLINE_LIFETIME: Final = timedelta(days=90)  # snapshot and timestamp: how long an eclipse can freeze a follower
+ONLINE_LIFETIME: Final = timedelta(
+    days=90
+)  # snapshot and timestamp: how long an eclipse can freeze a follower
 FRESH_FOR: Final = timedelta(days=7)  # after it, followers warn
-VERSIONS_KEPT: Final = 2  # of each role's file: a follower in the middle of a refresh still finds the one before
-
-
-@dataclass(frozen=True, slots=True)
-class RootKeys:
-    """Who may sign what, as root.json shall say it. One key has one purpose."""
-
-    root: Sequence[Key]
-    next_root: Sequence[Key]  # public keys, first used at the next rotation
-    targets: Sequence[Key]
-    online: Key
-    root_threshold: int = 1
-    next_root_threshold: int = 1
-    targets_threshold: int = 1
+VERSIONS_KEPT: Final = (
+    2  # of each role's file: a follower in the middle of a refresh still finds the one before
+)
 
 
 class PublisherRepository:
@@ -98,11 +93,12 @@ class PublisherRepository:
         moment = instant(now)
         make_folder(folder)
         with exclusive(folder / "lock"):
-            if (folder / "1.root.json").exists():
+            # The timestamp is written last: a root without one was cut off before anybody saw it.
+            if (folder / "timestamp.json").exists():
                 raise FileExistsError(f"{folder} already holds a publisher's repository")
-            by_id = _by_keyid(signers)
-            root = Metadata(_root(1, keys, moment))
-            _sign(root, keys.root, keys.root_threshold, by_id)
+            by_id = by_keyid(signers)
+            root = Metadata(new_root(1, keys, moment))
+            add_signatures(root, keys.root, keys.root_threshold, by_id)
             data = root.to_bytes()
             document = read_root(data)
             publisher_id = publisher_id_text(document.payload_sha256)
@@ -143,7 +139,8 @@ class PublisherRepository:
         """Sign a release, or a new status of one that exists; returns the files that changed.
 
         signers: for the targets role and online.
-        Raises BadReleaseName, BadVersion, VersionExists (same version, other content), WrongSigner (keys of somebody else).
+        Raises BadReleaseName, BadVersion, UsageError (a field that followers would refuse), VersionExists (same version, other
+        content), WrongSigner (keys of somebody else).
         """
         moment = instant(now)
         normal = normal_version(version)
@@ -161,9 +158,8 @@ class PublisherRepository:
             root_version=0,
             attestations=attestations,
         )
-        if not is_name(name):
-            raise BadReleaseName(f"{ascii(name[:120])} cannot name a release", name=name[:120])
-        by_id = _by_keyid(signers)
+        _check_statement(wanted)
+        by_id = by_keyid(signers)
         with exclusive(self._folder / "lock"):
             root, targets, snapshot = self._root(), self._targets(), self._snapshot()
             self._check_spelling(name, targets.signed)
@@ -204,7 +200,33 @@ class PublisherRepository:
         moment = instant(now)
         with exclusive(self._folder / "lock"):
             root = self._root()
-            return self._commit(root.signed, {}, _by_keyid([online_signer]), moment, addresses)
+            return self._commit(root.signed, {}, by_keyid([online_signer]), moment, addresses)
+
+    def renew(
+        self, signers: Iterable[Signer], now: datetime | float, addresses: Sequence[str]
+    ) -> dict[str, bytes]:
+        """Sign anew, unchanged, every file of the targets role whose life is half over; returns the files that changed.
+
+        Called when the targets key is unlocked anyhow, so that a name without news does not expire. Raises WrongSigner.
+        """
+        moment = instant(now)
+        with exclusive(self._folder / "lock"):
+            root, targets, snapshot = self._root(), self._targets(), self._snapshot()
+            assert targets.signed.delegations is not None
+            candidates = {"targets": targets.signed} | {
+                name: self._releases(name, snapshot.signed, moment)
+                for name in targets.signed.delegations.roles or ()
+            }
+            aging = {
+                role: signed
+                for role, signed in candidates.items()
+                if signed.expires - moment < TARGETS_LIFETIME / 2
+            }
+            if not aging:
+                return {}
+            for signed in aging.values():
+                signed.expires = moment + TARGETS_LIFETIME
+            return self._commit(root.signed, aging, by_keyid(signers), moment, addresses)
 
     def rotate_root(
         self,
@@ -220,28 +242,28 @@ class PublisherRepository:
         Raises WrongSigner if followers would refuse it.
         """
         moment = instant(now)
-        by_id = _by_keyid(signers)
+        by_id = by_keyid(signers)
         with exclusive(self._folder / "lock"):
             old = self._root()
-            new = Metadata(_root(old.version + 1, keys, moment))
+            new = Metadata(new_root(old.version + 1, keys, moment))
             committed = root_commitment(old.signed)
-            known = [k for k in committed.keyids if k in by_id and k in new.signed.roles["root"].keyids]
+            known = [
+                k for k in committed.keyids if k in by_id and k in new.signed.roles["root"].keyids
+            ]
             if len(known) < committed.threshold:
                 raise WrongSigner(
                     f"the next root must be signed by {committed.threshold} of the keys that the "
                     f"present one commits to; {len(known)} were given"
                 )
             old_keys = [old.signed.keys[keyid] for keyid in old.signed.roles["root"].keyids]
-            _sign(new, old_keys, old.signed.roles["root"].threshold, by_id)
-            _sign(new, keys.root, keys.root_threshold, by_id)
+            add_signatures(new, old_keys, old.signed.roles["root"].threshold, by_id)
+            add_signatures(new, keys.root, keys.root_threshold, by_id)
             data = new.to_bytes()
             document = read_root(data)
             changed: dict[str, Targets] = {}
-            if _signers_of(old.signed, "targets") != _signers_of(document.signed, "targets"):
+            if signers_of(old.signed, "targets") != signers_of(document.signed, "targets"):
                 changed = self._redelegated(document.signed, moment)
-            return self._commit(
-                document.signed, changed, by_id, moment, addresses, root_file=data
-            )
+            return self._commit(document.signed, changed, by_id, moment, addresses, root_file=data)
 
     def files(self) -> dict[str, bytes]:
         """All files that a new follower needs, by name: every root, and the current one of each other role."""
@@ -319,7 +341,7 @@ class PublisherRepository:
         role = root.roles["targets"]
         for keyid in role.keyids:
             delegations.keys[keyid] = root.keys[keyid]
-        delegations.roles[name] = _delegated_role(name, role)
+        delegations.roles[name] = delegated_role(name, role)
         return True
 
     def _redelegated(self, root: Root, moment: datetime) -> dict[str, Targets]:
@@ -330,7 +352,7 @@ class PublisherRepository:
         names = list(targets.delegations.roles)
         targets.delegations = Delegations(
             keys={keyid: root.keys[keyid] for keyid in role.keyids} if names else {},
-            roles={name: _delegated_role(name, role) for name in names},
+            roles={name: delegated_role(name, role) for name in names},
         )
         changed = {"targets": targets}
         for name in names:
@@ -362,21 +384,21 @@ class PublisherRepository:
         for role, signed in changed.items():
             if role != "targets" or not first:
                 signed.version += 1
-            data = _signed(signed, target_keys, threshold, signers)
+            data = signed_file(signed, target_keys, threshold, signers)
             files[f"{signed.version}.{role}.json"] = data
-            snapshot.meta[f"{role}.json"] = _meta_file(signed.version, data)
+            snapshot.meta[f"{role}.json"] = meta_file(signed.version, data)
 
         online_keys = [root.keys[keyid] for keyid in root.roles["timestamp"].keyids]
         timestamp = self._next_timestamp(first, root, moment, addresses)
         if changed or root_file is not None or snapshot.expires - moment < ONLINE_LIFETIME / 2:
             snapshot.version += 1
             snapshot.expires = moment + ONLINE_LIFETIME
-            data = _signed(snapshot, online_keys, 1, signers)
+            data = signed_file(snapshot, online_keys, 1, signers)
             files[f"{snapshot.version}.snapshot.json"] = data
-            timestamp.snapshot_meta = _meta_file(snapshot.version, data)
+            timestamp.snapshot_meta = meta_file(snapshot.version, data)
         if root_file is not None:
             files[f"{root.version}.root.json"] = root_file
-        files["timestamp.json"] = _signed(timestamp, online_keys, 1, signers)
+        files["timestamp.json"] = signed_file(timestamp, online_keys, 1, signers)
 
         self._check(root, files)
         for name, data in files.items():
@@ -420,83 +442,19 @@ class PublisherRepository:
         for file_name in written:
             version, _, role = file_name.removesuffix(".json").partition(".")
             if role and role != "root" and int(version) > VERSIONS_KEPT:
-                (self._folder / f"{int(version) - VERSIONS_KEPT}.{role}.json").unlink(missing_ok=True)
+                (self._folder / f"{int(version) - VERSIONS_KEPT}.{role}.json").unlink(
+                    missing_ok=True
+                )
         sync_folder(self._folder)
 
 
-def _root(version: int, keys: RootKeys, moment: datetime) -> Root:
-    online = [keys.online.keyid]
-    named = [*keys.root, *keys.targets, keys.online]
-    return Root(
-        version=version,
-        expires=moment + ROOT_LIFETIME,
-        consistent_snapshot=True,
-        keys={key.keyid: key for key in named},
-        roles={
-            "root": Role([key.keyid for key in keys.root], keys.root_threshold),
-            "targets": Role([key.keyid for key in keys.targets], keys.targets_threshold),
-            "snapshot": Role(online, 1),
-            "timestamp": Role(list(online), 1),
-        },
-        unrecognized_fields={
-            FIELD: {
-                "v": FIELD_VERSION,
-                "next_root": {
-                    "threshold": keys.next_root_threshold,
-                    "keyids": [key.keyid for key in keys.next_root],
-                },
-                "equivocation": "halt",
-            }
-        },
-    )
-
-
-def _delegated_role(name: str, targets_role: Role) -> DelegatedRole:
-    return DelegatedRole(
-        name,
-        list(targets_role.keyids),
-        targets_role.threshold,
-        terminating=True,
-        paths=[release_pattern(name)],
-    )
-
-
-def _signers_of(root: Root, role: str) -> tuple[frozenset[str], int]:
-    return frozenset(root.roles[role].keyids), root.roles[role].threshold
-
-
-def _by_keyid(signers: Iterable[Signer]) -> dict[str, Signer]:
-    return {signer.public_key.keyid: signer for signer in signers}
-
-
-def _signed(
-    signed: Any,  # one of tuf's four kinds; Metadata's type variable cannot be named here
-    keys: Sequence[Key],
-    threshold: int,
-    signers: Mapping[str, Signer],
-) -> bytes:
-    metadata: Metadata[Any] = Metadata(signed)
-    _sign(metadata, keys, threshold, signers)
-    return metadata.to_bytes()
-
-
-def _sign(
-    metadata: Metadata[Any],
-    keys: Sequence[Key],
-    threshold: int,
-    signers: Mapping[str, Signer],
-) -> None:
-    """Add the signatures of all of `keys` whose signers were given. Raises WrongSigner if they are too few."""
-    present = [signers[key.keyid] for key in keys if key.keyid in signers]
-    if len(present) < threshold:
-        raise WrongSigner(
-            f"{metadata.signed.type} version {metadata.signed.version} needs {threshold} of its "
-            f"keys to sign; {len(present)} were given",
-            role=metadata.signed.type,
-        )
-    for signer in present:
-        metadata.sign(signer, append=True)
-
-
-def _meta_file(version: int, data: bytes) -> MetaFile:
-    return MetaFile(version, len(data), {"sha256": sha256(data).hex()})
+def _check_statement(statement: ReleaseStatement) -> None:
+    """Raises BadReleaseName or UsageError if followers would refuse `statement`."""
+    name = statement.name
+    if not is_name(name):
+        raise BadReleaseName(f"{name[:120]!a} cannot name a release", name=name[:120])
+    path = release_path(name, statement.version)
+    try:
+        parse_release_record(statement.publisher_id, name, path, release_record(statement), 0)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name}@{statement.version} cannot be signed: {error}") from error

@@ -19,11 +19,11 @@ from p2phub.proto.names import is_version_text
 def parse_version(text: str) -> Version:
     """The version that `text` stands for. Raises BadVersion if it is none."""
     if not is_version_text(text):
-        raise BadVersion(f"{ascii(text[:80])} is not a version: use PEP 440, such as 1.0 or 2.0rc1")
+        raise BadVersion(f"{text[:80]!a} is not a version: use PEP 440, such as 1.0 or 2.0rc1")
     try:
         return Version(text)
     except InvalidVersion:
-        raise BadVersion(f"{ascii(text)} is not a version: use PEP 440, such as 1.0 or 2.0rc1") from None
+        raise BadVersion(f"{text!a} is not a version: use PEP 440, such as 1.0 or 2.0rc1") from None
 
 
 def normal_version(text: str) -> str:
