@@ -168,6 +168,12 @@ class TooLarge(ContentError):
     exit_code = 27
 
 
+class UnpublishableFile(ContentError):
+    """The folder holds something that is no readable, regular file. Nothing was published; put the file itself there, or take it out."""
+
+    exit_code = 28
+
+
 # ---- trust: a signature, a name or a version is wrong -----------------------------------------------------------------
 
 
@@ -355,6 +361,12 @@ class TransferStalled(NetworkError):
     """All peers stopped sending before the transfer was complete. What was verified is kept; run the same command again to resume."""
 
     exit_code = 64
+
+
+class LanesBusy(NetworkError):
+    """Too many lanes are opening at once. The transfer goes on over the session's own connection."""
+
+    exit_code = 65
 
 
 # ---- peer: the other side broke the rules -----------------------------------------------------------------------------

@@ -118,3 +118,25 @@ DHT_PROVIDERS_PER_KEY_MAX = 20  # the first stay, later ones are refused
 DHT_RECORDS_MAX = 100_000  # about 30 MB
 DHT_RECORDS_PER_SENDER_MAX = 10_000  # one node's objects of 8 MiB or more: some 80 GB at the least
 DHT_CANDIDATES_MAX = 256  # peers one lookup weighs; farther ones are forgotten
+
+# ---- lanes: the sockets and streams that carry chunk bytes ---------------------------------------------------------------
+LANES_EACH_WAY_MAX = 32  # lanes that send, and lanes that receive; each has a thread while it lives
+LANE_BUFFERS_BYTES_MAX = 64 * MIB  # one frame for every lane there can be
+SPAN_STREAM_BUFFERS_BYTES_MAX = 32 * MIB  # their own, so that slow streams cannot starve the lanes
+LANE_RECORDS_BYTES = 256 * KIB  # ciphertext moved by one system call: 16 TLS records
+LANE_HANDSHAKE_TIMEOUT_S = 5.0  # TCP, TLS and ticket together: four round trips, two of them lost once
+LANE_PENDING_MAX = 8  # accepted sockets that have not shown a ticket yet
+LANE_TICKET_LIFETIME_S = 30.0  # the opener dials at once; the rest is its busy uplink
+LANE_TICKETS_MAX = 64  # tickets not yet shown
+LANE_TICK_S = 1.0  # a blocked lane looks this often whether its time is up
+LANE_CANCEL_S = 1.0  # a lane's thread is gone this long after `close` at the latest
+LANE_PATIENCE_S = 30.0  # no progress for this long ends a lane that owes bytes
+LANE_RATE_MIN_BYTES_PER_S = 4 * KIB  # below it a frame counts as no progress: 1 MiB in 256 s
+LANE_UNUSED_S = 60.0  # a lane without a span for this long gives its slot back
+LANE_BYTES_MAX = 1 << 38  # 256 GiB, then another lane: what AES-GCM keys are good for (RFC 8446 5.5), with slack
+LANE_SPANS_MAX = 256  # spans expected or queued on one channel
+LANE_FORGOTTEN_MAX = 256  # cancelled spans whose late bytes are still tolerated
+LANE_CREDIT_BYTES = 64 * KIB  # the most that one step moves under a rate limit
+LANE_EVENTS_MAX = 4096  # reports waiting for the event loop; beyond it lanes wait
+LANE_WAKEUPS_PER_S_MAX = 200  # of the event loop by all lanes together
+SPAN_SLICE_BYTES = 65_507  # one Noise message of a libp2p stream, with its tag and yamux's header

@@ -1,0 +1,275 @@
+"""Opening lanes: who may connect, who proves what, and by when. All in trio tasks, without a
+thread.
+
+The accepting end hands a one-time ticket to the peer over their session, with the fingerprint of
+its certificate. It takes connections only from addresses for which a ticket is open, as many at a
+time as tickets are open for them. The dialling end pins the fingerprint before it shows the
+ticket. One deadline covers TCP, TLS and ticket together.
+
+Source: SPEC.md section 8.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import ipaddress
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2phub.errors import (
+    LanesBusy,
+    NetworkError,
+    P2phubError,
+    PeerTimeout,
+    PeerUnreachable,
+    PortInUse,
+    ProtocolViolation,
+)
+from p2phub.net.lane_certificate import LaneIdentity, dialling_context
+from p2phub.net.lane_channel import LaneChannel
+from p2phub.proto.limits import (
+    LANE_HANDSHAKE_TIMEOUT_S,
+    LANE_PENDING_MAX,
+    LANE_TICKET_LIFETIME_S,
+    LANE_TICKETS_MAX,
+)
+from p2phub.proto.messages import TICKET_BYTES
+
+log = logging.getLogger(__name__)
+
+OnLane = Callable[[LaneChannel], None]
+OnExpired = Callable[[], None]
+
+_BACKLOG = 64  # the kernel's queue before `accept`
+_OUT_OF_DESCRIPTORS_PAUSE_S = 0.5  # a connection that cannot be accepted stays in the queue
+_OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    secret: bytes
+    host: str  # normal form of the only IP that may show it
+    on_lane: OnLane
+    settled: trio.Event = field(default_factory=trio.Event)  # shown, or revoked
+
+
+class LaneListener:
+    """A TCP port for lanes. Bound when made; takes connections while `run` runs."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = _listening_socket(host, port)
+        self._identity = LaneIdentity()
+        self._tickets: dict[bytes, _Ticket] = {}
+        self._pending: dict[str, int] = {}  # host: connections that have not shown a ticket yet
+        self._slots = trio.Semaphore(LANE_PENDING_MAX)
+        self._nursery: trio.Nursery | None = None
+        self.refused_count = 0  # connections turned away since the start
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What a dialler must pin: SHA-256 of the certificate."""
+        return self._identity.fingerprint
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take connections until cancelled, then close the port."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await self._accept_all(self._nursery)
+        finally:
+            self._nursery = None
+            self._tickets.clear()
+            self._socket.close()
+
+    def issue_ticket(
+        self, host: str, on_lane: OnLane, on_expired: OnExpired | None = None
+    ) -> bytes:
+        """A secret that whoever dials from `host` may show once, within LANE_TICKET_LIFETIME_S.
+
+        on_lane: called in the event loop with the lane that the ticket opened; owns it from then
+        on.
+        on_expired: called instead when nobody showed it in time; not when it was revoked.
+        Raises LanesBusy.
+        """
+        assert self._nursery is not None, "the listener does not run"
+        if len(self._tickets) >= LANE_TICKETS_MAX:
+            raise LanesBusy()
+        ticket = _Ticket(secrets.token_bytes(TICKET_BYTES), normal_host(host), on_lane)
+        self._tickets[ticket.secret] = ticket
+        self._nursery.start_soon(self._expire, ticket, on_expired)
+        return ticket.secret
+
+    def revoke_ticket(self, secret: bytes) -> None:
+        """Nobody may show this ticket any more."""
+        ticket = self._tickets.pop(secret, None)
+        if ticket is not None:
+            ticket.settled.set()
+
+    async def _expire(self, ticket: _Ticket, on_expired: OnExpired | None) -> None:
+        with trio.move_on_after(LANE_TICKET_LIFETIME_S):
+            await ticket.settled.wait()
+        if ticket.settled.is_set():
+            return
+        del self._tickets[ticket.secret]
+        if on_expired is not None:
+            on_expired()
+
+    async def _accept_all(self, nursery: trio.Nursery) -> None:
+        while True:
+            await self._slots.acquire()
+            try:
+                connected, host = await self._accept()
+            except BaseException:
+                self._slots.release()
+                raise
+            nursery.start_soon(self._admit, connected, host)
+
+    async def _accept(self) -> tuple[socket.socket, str]:
+        """The next connection from a host for which more tickets are open than connections wait."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket.fileno())
+            try:
+                connected, address = self._socket.accept()
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    await trio.sleep(_OUT_OF_DESCRIPTORS_PAUSE_S)
+                continue  # Otherwise the dialler is gone again.
+            host = normal_host(address[0])
+            if self._pending.get(host, 0) < self._tickets_count(host):
+                self._pending[host] = self._pending.get(host, 0) + 1
+                return connected, host
+            self.refused_count += 1
+            connected.close()
+
+    def _tickets_count(self, host: str) -> int:
+        return sum(ticket.host == host for ticket in self._tickets.values())
+
+    async def _admit(self, connected: socket.socket, host: str) -> None:
+        """One connection from its first byte to its ticket."""
+        channel = LaneChannel(connected, self._identity.context, is_server=True)
+        ticket = None
+        try:
+            with trio.move_on_after(LANE_HANDSHAKE_TIMEOUT_S):
+                await channel.start()
+                ticket = self._redeem(await channel.receive_first(TICKET_BYTES), host)
+        except P2phubError as error:
+            log.debug("a lane from %s was not opened: %s", host, error)
+        finally:
+            self._slots.release()
+            self._pending[host] -= 1
+            if not self._pending[host]:
+                del self._pending[host]
+            if ticket is None:
+                self.refused_count += 1
+                channel.close()
+        if ticket is not None:
+            ticket.on_lane(channel)
+
+    def _redeem(self, secret: bytes, host: str) -> _Ticket:
+        """Take the open ticket of `host` with this secret. Raises ProtocolViolation."""
+        found = None
+        for ticket in self._tickets.values():
+            # Every ticket is compared whole, so that the time taken tells nothing of any.
+            if hmac.compare_digest(ticket.secret, secret) and ticket.host == host:
+                found = ticket
+        if found is None:
+            raise ProtocolViolation("a lane's ticket is not one of ours")
+        self.revoke_ticket(found.secret)
+        return found
+
+
+async def connect_lane(
+    host: str,
+    port: int,
+    ticket: bytes,
+    fingerprint: bytes,
+    *,
+    timeout_s: float = LANE_HANDSHAKE_TIMEOUT_S,
+) -> LaneChannel:
+    """Open a lane to the peer that gave us `ticket` over a session with `host`.
+
+    Raises PeerUnreachable, PeerTimeout, or ProtocolViolation if another certificate answers; the
+    ticket stays unseen then.
+    """
+    assert len(ticket) == TICKET_BYTES
+    with trio.move_on_after(timeout_s):
+        channel = LaneChannel(await _connected(host, port), dialling_context(), is_server=False)
+        try:
+            await channel.start()
+            if not hmac.compare_digest(channel.peer_fingerprint, fingerprint):
+                raise ProtocolViolation("a lane shows another certificate than was agreed")
+            await channel.send_first(ticket)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+    raise PeerTimeout(f"no lane opened to {host} port {port}", host=host, port=port)
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    connecting = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    try:
+        connecting.setblocking(False)
+        try:
+            connecting.connect((host, port))
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(connecting.fileno())
+        error = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, "connection refused or lost")
+    except OSError as error:
+        connecting.close()
+        raise PeerUnreachable(
+            f"no lane to {host} port {port}: {error.strerror}", host=host, port=port
+        ) from error
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def normal_host(host: str) -> str:
+    """One text per IP address: without a scope, and IPv4 also where it came in through an IPv6
+    socket.
+    """
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """Bind and listen.
+
+    Without SO_REUSEPORT, so that a port in use is an error and not half of the traffic.
+    """
+    is_ipv6 = ":" in host
+    listening = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        where = f"{host} port {port}"
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"another program listens on {where}", host=host, port=port) from error
+        raise NetworkError(
+            f"cannot listen on {where}: {error.strerror}", host=host, port=port
+        ) from error
+    return listening
