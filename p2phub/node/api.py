@@ -1,10 +1,12 @@
 """What the doors (control socket, gateway) may ask of a node, and the values they get back.
 
-The node implements `NodeApi`; `p2phub.node.memory_api` is the same in one process without a network. Both raise subclasses of
+The node implements `NodeApi`; it raises subclasses of
 P2phubError only; anything else is a bug. No value here holds payload bytes except `ReadBytes`.
 
-All methods run in the node's trio thread and may be cancelled at any await: what was verified stays, nothing is half-written.
-`progress` callables are called in that thread, must not block, and are called at most ten times a second per operation.
+All methods run in the node's trio thread and may be cancelled at any await: what was verified
+stays, nothing is half-written.
+`progress` callables are called in that thread, must not block, and are called at most ten times a
+second per operation.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Kind: TypeAlias = Literal["model", "dataset"]
 Stage: TypeAlias = Literal["resolve", "find", "documents", "transfer", "complete", "scan", "verify"]
 
 
-# ---- progress ----------------------------------------------------------------------------------------------------------
+# ---- progress ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Progress:
 ProgressSink: TypeAlias = Callable[[Progress], None]
 
 
-# ---- publishing --------------------------------------------------------------------------------------------------------
+# ---- publishing ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class Published:
     announced: int  # keys put into the announce queue
 
 
-# ---- fetching and looking ----------------------------------------------------------------------------------------------
+# ---- fetching and looking ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +202,8 @@ class VersionsView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseSummary:
-    """One row of `ls`: a release that this node holds, or knows from a publisher whom the user named."""
+    """One row of `ls`: a release that this node holds, or knows from a publisher whom the user
+    named."""
 
     reference: str  # petname/name@version where there is a petname, else the content id
     manifest: Digest
@@ -221,7 +224,7 @@ class ReleaseSummary:
 ReadBytes: TypeAlias = AbstractAsyncContextManager[AsyncIterator[bytes]]
 
 
-# ---- the node itself ---------------------------------------------------------------------------------------------------
+# ---- the node itself -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +254,8 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something the user should know that no command asked for: an adopted file that changed, a release withdrawn, a liar."""
+    """Something the user should know that no command asked for: an adopted file that changed, a
+    release withdrawn, a liar."""
 
     time: float  # seconds since the epoch
     kind: str  # an error's kind, or one word
@@ -332,20 +336,23 @@ class Metric:
 
 
 class NodeApi(Protocol):
-    """A running node. Every method but `metrics` raises P2phubError subclasses, and nothing else that is not a bug."""
+    """A running node. Every method but `metrics` raises P2phubError subclasses, and nothing else
+    that is not a bug."""
 
     # publishing: the command line signs in between, so no signing key ever enters the daemon
 
     async def publish_prepare(
         self, folder: Path, terms: ReleaseTerms, progress: ProgressSink
     ) -> Prepared:
-        """Take a folder into the store. Raises NothingToPublish, HostilePath, FileChanged, StoreFull, StoreFailed."""
+        """Take a folder into the store. Raises NothingToPublish, HostilePath, FileChanged,
+        StoreFull, StoreFailed."""
         ...
 
     async def publish_commit(
         self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str
     ) -> Published:
-        """Verify signed metadata as any follower would, keep, serve and announce it and the release that it names.
+        """Verify signed metadata as any follower would, keep, serve and announce it and the
+        release that it names.
 
         files: TUF metadata by file name, at least what changed since the last commit.
         petname: the name for this publisher on this machine, if it has none yet.
@@ -356,9 +363,11 @@ class NodeApi(Protocol):
     # releases
 
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
-        """Fetch, verify and materialise. Cancelled: the transfer stops, and resumes with the next fetch.
+        """Fetch, verify and materialise. Cancelled: the transfer stops, and resumes with the next
+        fetch.
 
-        Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled, DigestMismatch, StoreFull,
+        Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled,
+        DigestMismatch, StoreFull,
         DestinationExists, HostilePath, MalformedDocument.
         """
         ...
@@ -366,25 +375,35 @@ class NodeApi(Protocol):
     async def show(self, reference: Reference, peers: tuple[str, ...] = ()) -> ReleaseView:
         """What a reference names, fetching its documents but none of its data.
 
-        An object, a chunk or a SHA-256 is shown as a release of one file, whose path is its content id or the SHA-256.
+        An object, a chunk or a SHA-256 is shown as a release of one file, whose path is its
+        content id or the SHA-256.
         """
         ...
 
     async def versions(
         self, reference: PetnameReference | ReleaseReference, peers: tuple[str, ...] = ()
     ) -> VersionsView:
-        """All versions of the name in `reference`, its version ignored. Asks peers when what is known is not fresh."""
+        """All versions of the name in `reference`, its version ignored. Asks peers when what is
+        known is not fresh."""
         ...
 
     def read(
-        self, reference: Reference, path: str | None, start: int = 0, stop: int | None = None,
+        self,
+        reference: Reference,
+        path: str | None,
+        start: int = 0,
+        stop: int | None = None,
         peers: tuple[str, ...] = (),
     ) -> ReadBytes:
-        """Verified bytes [start, stop) of one file, in order, fetching only the chunks needed, the first one first.
+        """Verified bytes [start, stop) of one file, in order, fetching only the chunks needed, the
+        first one first.
 
-        path: None where the reference names a single file. stop: None for the end; beyond the end is the end.
-        Entering resolves the name and raises what `show` raises, and NoSuchFile for a path that is not there; it waits
-        for no payload. Iterating raises NoProvider or TransferStalled. Leaving stops what is fetched for this reader alone.
+        path: None where the reference names a single file. stop: None for the end; beyond the end
+        is the end.
+        Entering resolves the name and raises what `show` raises, and NoSuchFile for a path that is
+        not there; it waits
+        for no payload. Iterating raises NoProvider or TransferStalled. Leaving stops what is
+        fetched for this reader alone.
         """
         ...
 
@@ -393,7 +412,8 @@ class NodeApi(Protocol):
         ...
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
-        """Read everything held of a release again and recompute all digests. Raises NotHeld, UnknownPetname, ReleaseNotFound."""
+        """Read everything held of a release again and recompute all digests. Raises NotHeld,
+        UnknownPetname, ReleaseNotFound."""
         ...
 
     # peers
@@ -405,7 +425,8 @@ class NodeApi(Protocol):
     async def peers(self) -> tuple[PeerView, ...]: ...
 
     async def connect(self, address: str) -> PeerView:
-        """Dial a multiaddr that ends in /p2p/<id>. Raises UsageError for another form, PeerUnreachable."""
+        """Dial a multiaddr that ends in /p2p/<id>. Raises UsageError for another form,
+        PeerUnreachable."""
         ...
 
     async def bootstrap_list(self) -> tuple[str, ...]: ...
@@ -421,7 +442,8 @@ class NodeApi(Protocol):
     # trust
 
     async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
-        """Name a publisher and begin to follow it; does not wait for any peer. Raises PetnameTaken, BadPetname."""
+        """Name a publisher and begin to follow it; does not wait for any peer. Raises
+        PetnameTaken, BadPetname."""
         ...
 
     async def trust_list(self) -> tuple[PublisherView, ...]: ...
@@ -431,7 +453,8 @@ class NodeApi(Protocol):
         ...
 
     async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
-        """Begin anew with one publisher, or with all where the floor was lost. Raises UnknownPetname."""
+        """Begin anew with one publisher, or with all where the floor was lost. Raises
+        UnknownPetname."""
         ...
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -439,7 +462,9 @@ class NodeApi(Protocol):
         ...
 
 
-# The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type. Entering returns when the node listens
-# (raises PortInUse, StoreNewer, BadSetting); a failure of the node's own tasks comes out of the context. `settings` is
+# The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type.
+# Entering returns when the node listens
+# (raises PortInUse, StoreNewer, BadSetting); a failure of the node's own tasks comes out of the
+# context. `settings` is
 # p2phub.config.Settings.
 OpenNode: TypeAlias = Callable[..., AbstractAsyncContextManager[NodeApi]]

@@ -1,0 +1,595 @@
+"""A node without disk or network: all of `NodeApi` over dictionaries, to test what stands before
+it.
+
+Nodes that share a `World` find each other's releases there. Content is named and described by real
+manifests; signatures are not checked. Folders are read and written as a real node does.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from p2phub.digest import Digest, sha256
+from p2phub.errors import (
+    BadPetname,
+    DestinationExists,
+    DigestMismatch,
+    NoProvider,
+    NoSuchFile,
+    NotHeld,
+    NothingToPublish,
+    PeerUnreachable,
+    PetnameTaken,
+    ReleaseNotFound,
+    ReleaseYanked,
+    UnknownPetname,
+    UnknownPublisher,
+    UsageError,
+    VersionExists,
+)
+from p2phub.node.api import (
+    Fault,
+    Fetched,
+    FetchRequest,
+    FileView,
+    IdentityView,
+    Kind,
+    Metric,
+    NodeApi,
+    Notice,
+    PeerShare,
+    PeerView,
+    Prepared,
+    Progress,
+    ProgressSink,
+    Published,
+    PublisherView,
+    ReadBytes,
+    ReleaseSummary,
+    ReleaseTerms,
+    ReleaseView,
+    Signer,
+    StatusView,
+    Transfer,
+    Verified,
+    VersionsView,
+    VersionView,
+)
+from p2phub.proto.content_id import content_id_text, parse_content_id
+from p2phub.proto.manifest import Manifest
+from p2phub.proto.names import (
+    ContentReference,
+    FileReference,
+    PetnameReference,
+    PublisherReference,
+    Reference,
+    ReleaseReference,
+    is_petname,
+)
+from tests.memory_world import Release, World
+
+
+class MemoryNode(NodeApi):
+    """One node of a `World`."""
+
+    def __init__(self, world: World, peer_id: str = "12D3KooWMemory") -> None:
+        self.world = world
+        self.peer_id = peer_id
+        self.address = f"/ip4/127.0.0.1/tcp/4701/p2p/{peer_id}"
+        self.held: set[Digest] = set()
+        self.notices: list[Notice] = []
+        self._manifests: dict[Digest, str] = {}  # manifests held: how they came
+        self._paths: dict[Digest, Path] = {}
+        self._followed: dict[str, str] = {}  # publisher ids by petname
+        self._own: set[str] = set()
+        self._bootstrap: list[str] = []
+        self._connected: dict[str, PeerView] = {}
+        self.readers = 0  # open `read`s
+        self.fetching = 0  # running `fetch`es
+        world.nodes[peer_id] = self
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    async def publish_prepare(
+        self, folder: Path, terms: ReleaseTerms, progress: ProgressSink
+    ) -> Prepared:
+        await trio.lowlevel.checkpoint()
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        if not paths:
+            raise NothingToPublish(f"{folder} holds no files", folder=str(folder))
+        release = self.world.add(
+            {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, terms
+        )
+        root = release.manifest.encode()
+        names = {name for chunks in release.chunks.values() for name in chunks}
+        reused = sum(len(self.world.chunks[name]) for name in names & self.held)
+        self.held |= names
+        self._manifests[release.manifest.digest] = "published"
+        self._paths[release.manifest.digest] = folder
+        size = release.manifest.data_size
+        progress(Progress("scan", size, size))
+        return Prepared(
+            manifest=release.manifest.digest,
+            manifest_length=len(root),
+            manifest_sha256=sha256(root),
+            kind=terms.kind,
+            file_count=len(paths),
+            data_size=size,
+            reused_bytes=reused,
+            extra_bytes=0,
+            method="adopt",
+            addresses=(self.address,),
+        )
+
+    async def publish_commit(
+        self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str
+    ) -> Published:
+        await trio.lowlevel.checkpoint()
+        manifest = _manifest_named(name, version, files)
+        if manifest not in self._manifests:
+            raise NotHeld("the manifest was not prepared here")
+        known = self.world.signed.setdefault(publisher_id, {}).setdefault(name, {})
+        if version in known and known[version].manifest != manifest:
+            raise VersionExists(f"{name}@{version} exists with other content")
+        known[version] = VersionView(version=version, manifest=manifest, status="active")
+        held = [other for other, owner in self._followed.items() if owner == publisher_id]
+        if not held:
+            await self.trust_add(PublisherReference(publisher_id), petname)
+        self._own.add(publisher_id)
+        return Published(
+            reference=str(ReleaseReference(publisher_id, name, version, (self.address,))),
+            petname=held[0] if held else petname,
+            content_id=content_id_text(manifest),
+            publisher_id=publisher_id,
+            name=name,
+            version=version,
+            announced=1,
+        )
+
+    # ---- releases -------------------------------------------------------------------------------
+
+    async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
+        started = trio.current_time()
+        release, signer, path = await self._resolve(request.reference, request.allow_yanked)
+        manifest = release.manifest.digest
+        wanted = [
+            name
+            for name in release.files
+            if (path is None or name == path)
+            and (not request.include or any(fnmatch.fnmatch(name, g) for g in request.include))
+            and not any(fnmatch.fnmatch(name, g) for g in request.exclude)
+        ]
+        if not wanted:
+            raise NoSuchFile("no file of this release was asked for")
+        target = request.destination
+        if target is not None:
+            for name in wanted:
+                existing = target / name
+                if (
+                    existing.exists()
+                    and sha256(existing.read_bytes()) != release.files[name].sha256
+                ):
+                    raise DestinationExists(f"{existing} is another file", path=str(existing))
+        total = sum(release.files[name].size for name in wanted)
+        done = reused = 0
+        self.fetching += 1
+        try:
+            for name in wanted:
+                for chunk in release.chunks[name]:
+                    size = len(self.world.chunks[chunk])
+                    reused += size if chunk in self.held else 0
+                    await self._obtain(chunk)
+                    done += size
+                    progress(Progress("transfer", done, total, 1e6, 1))
+        finally:
+            self.fetching -= 1
+        if manifest in self.world.lies:
+            raise DigestMismatch(
+                f"{wanted[0]} does not have the SHA-256 that its signer states",
+                signer=signer.publisher_id if signer else None,
+                path=wanted[0],
+            )
+        self._manifests.setdefault(manifest, "complete")
+        if target is not None:
+            for name in wanted:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (target / name).write_bytes(self._bytes(release, name))
+            self._paths[manifest] = target
+        place = self._paths.get(manifest, Path("/memory") / content_id_text(manifest))
+        return Fetched(
+            path=place / path if path is not None else place,
+            method="copy" if target is not None else "present",
+            reference=str(request.reference),
+            content_id=content_id_text(manifest),
+            file_count=len(wanted),
+            data_size=total,
+            bytes_fetched=total - reused,
+            bytes_reused=reused,
+            seconds=trio.current_time() - started,
+            peers=(PeerShare(peer_id="12D3KooWOther", address="", bytes=total - reused),),
+            signer=signer,
+        )
+
+    async def _obtain(self, chunk: Digest) -> None:
+        """Hold one chunk, from another node if need be. Raises NoProvider."""
+        await trio.lowlevel.checkpoint()
+        if chunk in self.held:
+            return
+        if self.world.gate is not None:
+            await self.world.gate.wait()
+        others = [
+            node for node in self.world.nodes.values() if node is not self and chunk in node.held
+        ]
+        if not self.world.reachable or not others or chunk in self.world.lost:
+            raise NoProvider(
+                "none of 2 peers asked in 0.1 s holds this", asked=["12D3KooWOther"], seconds=0.1
+            )
+        self.held.add(chunk)
+
+    async def show(self, reference: Reference, peers: tuple[str, ...] = ()) -> ReleaseView:
+        release, signer, path = await self._resolve(reference, allow_yanked=True)
+        manifest = release.manifest
+        names = [path] if path is not None else sorted(release.files, key=lambda n: n.encode())
+        providers = [
+            node.peer_id
+            for node in self.world.nodes.values()
+            if node is not self and manifest.digest in node._manifests
+        ]
+        return ReleaseView(
+            reference=str(reference),
+            manifest=manifest.digest,
+            content_id=content_id_text(manifest.digest),
+            kind=_kind(manifest),
+            license=manifest.license,
+            tags=manifest.tags,
+            base=manifest.base,
+            datasets=manifest.datasets,
+            card=manifest.card,
+            data_size=manifest.data_size,
+            files=tuple(self._file_view(release, name) for name in names),
+            signer=signer,
+            providers=tuple(providers),
+        )
+
+    def _file_view(self, release: Release, name: str) -> FileView:
+        record, chunks = release.files[name], release.chunks[name]
+        held = sum(len(self.world.chunks[chunk]) for chunk in chunks if chunk in self.held)
+        complete = held == record.size and release.manifest.digest in self._manifests
+        return FileView(
+            path=name,
+            size=record.size,
+            sha256=record.sha256,
+            object=record.object,
+            held_bytes=held,
+            complete=complete,
+        )
+
+    async def versions(
+        self, reference: PetnameReference | ReleaseReference, peers: tuple[str, ...] = ()
+    ) -> VersionsView:
+        await trio.lowlevel.checkpoint()
+        publisher_id, petname = self._publisher(reference)
+        if publisher_id not in self.world.signed or not self.world.reachable:
+            raise UnknownPublisher("no peer that answered knows this publisher", asked=[])
+        known = self.world.signed[publisher_id].get(reference.name)
+        if not known:
+            raise ReleaseNotFound(f"nothing is published as {reference.name}", name=reference.name)
+        return VersionsView(
+            publisher_id=publisher_id,
+            petname=petname,
+            name=reference.name,
+            freshness="fresh",
+            versions=tuple(known[version] for version in reversed(known)),
+        )
+
+    def read(
+        self,
+        reference: Reference,
+        path: str | None,
+        start: int = 0,
+        stop: int | None = None,
+        peers: tuple[str, ...] = (),
+    ) -> ReadBytes:
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[AsyncIterator[bytes]]:
+            release, _, single = await self._resolve(reference, allow_yanked=True)
+            name = path if path is not None else single
+            if name is None or name not in release.files:
+                raise NoSuchFile(f"the release holds no file {path}", path=path)
+            size = release.files[name].size
+            self.readers += 1
+            try:
+                yield self._pieces(release.chunks[name], start, size if stop is None else stop)
+            finally:
+                self.readers -= 1
+
+        return opened()
+
+    async def _pieces(self, chunks: list[Digest], start: int, stop: int) -> AsyncIterator[bytes]:
+        at = 0
+        for chunk in chunks:
+            data = self.world.chunks[chunk]
+            low, high = max(start - at, 0), min(stop - at, len(data))
+            at += len(data)
+            if low < high:
+                await self._obtain(chunk)
+                yield data[low:high]
+
+    async def releases(self) -> tuple[ReleaseSummary, ...]:
+        await trio.lowlevel.checkpoint()
+        rows, named = [], set()
+        for petname, publisher_id in self._followed.items():
+            for name, known in self.world.signed.get(publisher_id, {}).items():
+                for version in known.values():
+                    named.add(version.manifest)
+                    rows.append(
+                        self._summary(version.manifest, publisher_id, petname, name, version)
+                    )
+        for manifest in self._manifests:
+            if manifest not in named:
+                rows.append(self._summary(manifest, None, None, None, None))
+        return tuple(sorted(rows, key=lambda row: row.reference))
+
+    def _summary(
+        self,
+        manifest: Digest,
+        publisher_id: str | None,
+        petname: str | None,
+        name: str | None,
+        version: VersionView | None,
+    ) -> ReleaseSummary:
+        release = self.world.releases[manifest]
+        content_id = content_id_text(manifest)
+        text = f"{petname}/{name}@{version.version}" if version else content_id
+        held = sum(self._file_view(release, name).held_bytes for name in release.files)
+        return ReleaseSummary(
+            reference=text,
+            manifest=manifest,
+            content_id=content_id,
+            publisher_id=publisher_id,
+            petname=petname,
+            name=name,
+            version=version.version if version else None,
+            kind=_kind(release.manifest),
+            license=release.manifest.license,
+            file_count=len(release.files),
+            data_size=release.manifest.data_size,
+            held_bytes=held,
+            state=self._manifests.get(manifest, "partial" if held else "known"),
+            path=self._paths.get(manifest),
+        )
+
+    async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
+        release, signer, _ = await self._resolve(reference, allow_yanked=True)
+        manifest = release.manifest.digest
+        views = [self._file_view(release, name) for name in release.files]
+        held = sum(view.held_bytes for view in views)
+        if held == 0 and manifest not in self._manifests:
+            raise NotHeld(f"nothing of {reference} is held here")
+        progress(Progress("verify", held, held))
+        faults = [
+            Fault(path=view.path, reason="its SHA-256 is not what the manifest states")
+            for view in views
+            if sha256(self._bytes(release, view.path)) != view.sha256 or manifest in self.world.lies
+        ]
+        return Verified(
+            reference=str(reference),
+            content_id=content_id_text(manifest),
+            file_count=len(views),
+            data_size=held,
+            missing_bytes=release.manifest.data_size - held,
+            faults=tuple(faults),
+            signer=signer,
+        )
+
+    def _bytes(self, release: Release, name: str) -> bytes:
+        return b"".join(self.world.chunks[chunk] for chunk in release.chunks[name])
+
+    # ---- what a reference means -----------------------------------------------------------------
+
+    async def _resolve(
+        self, reference: Reference, allow_yanked: bool
+    ) -> tuple[Release, Signer | None, str | None]:
+        """The release, who signed it, and the path where one file was named."""
+        await trio.lowlevel.checkpoint()
+        if isinstance(reference, ContentReference | FileReference):
+            return self._resolve_content(reference)
+        view = await self.versions(reference)
+        chosen = [
+            version
+            for version in view.versions
+            if (version.version == reference.version)
+            or (reference.version is None and version.status != "yanked")
+        ]
+        if not chosen:
+            raise ReleaseNotFound(
+                f"{reference.name}@{reference.version} is not published", name=reference.name
+            )
+        if chosen[0].status == "yanked" and not allow_yanked:
+            raise ReleaseYanked(f"{reference} was withdrawn: {chosen[0].reason}")
+        signer = Signer(
+            publisher_id=view.publisher_id,
+            petname=view.petname,
+            name=view.name,
+            version=chosen[0].version,
+            status=chosen[0].status,
+            reason=chosen[0].reason,
+            freshness=view.freshness,
+            seen_from=1,
+        )
+        return self.world.releases[chosen[0].manifest], signer, None
+
+    def _resolve_content(
+        self, reference: ContentReference | FileReference
+    ) -> tuple[Release, Signer | None, str | None]:
+        nothing = NoProvider(
+            f"none of 2 peers asked in 0.1 s holds {reference}",
+            asked=["12D3KooWOther"],
+            seconds=0.1,
+        )
+        if isinstance(reference, ContentReference) and reference.digest in self.world.releases:
+            if reference.digest not in self._manifests and not self.world.reachable:
+                raise nothing
+            return self.world.releases[reference.digest], None, None
+        for release in self.world.releases.values():
+            for record in release.files.values():
+                if isinstance(reference, ContentReference):
+                    found = record.object == reference.digest
+                else:
+                    found = record.sha256 == reference.sha256
+                if found:
+                    return release, None, record.path
+        raise nothing
+
+    def _publisher(self, reference: PetnameReference | ReleaseReference) -> tuple[str, str | None]:
+        if isinstance(reference, PetnameReference):
+            publisher_id = self._followed.get(reference.petname)
+            if publisher_id is None:
+                raise UnknownPetname(
+                    f"no publisher is called {reference.petname} here", petname=reference.petname
+                )
+            return publisher_id, reference.petname
+        names = [p for p, owner in self._followed.items() if owner == reference.publisher_id]
+        return reference.publisher_id, names[0] if names else None
+
+    # ---- peers ----------------------------------------------------------------------------------
+
+    async def identity(self) -> IdentityView:
+        await trio.lowlevel.checkpoint()
+        return IdentityView(peer_id=self.peer_id, addresses=(self.address,), agent="p2phub/memory")
+
+    async def status(self) -> StatusView:
+        await trio.lowlevel.checkpoint()
+        transfers = [
+            Transfer(reference="", content_id="", progress=Progress("transfer", 0, None))
+        ] * self.fetching
+        return StatusView(
+            peer_id=self.peer_id,
+            addresses=(self.address,),
+            uptime_s=0.0,
+            peers=len(self._connected),
+            routing_table=0,
+            releases=len(self._manifests),
+            stored_bytes=sum(len(self.world.chunks[chunk]) for chunk in self.held),
+            received_bytes=0,
+            sent_bytes=0,
+            announcements_queued=0,
+            announcements_held=len(self._manifests),
+            transfers=tuple(transfers),
+            notices=tuple(self.notices),
+        )
+
+    async def peers(self) -> tuple[PeerView, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(self._connected.values())
+
+    async def connect(self, address: str) -> PeerView:
+        await trio.lowlevel.checkpoint()
+        head, found, peer_id = address.rpartition("/p2p/")
+        if not found:
+            raise UsageError(f"{address[:80]!a} does not end in /p2p/<peer id>")
+        if peer_id not in self.world.nodes or not self.world.reachable:
+            raise PeerUnreachable(f"{address} does not answer", address=address)
+        self._connected[peer_id] = PeerView(
+            peer_id=peer_id,
+            addresses=(head,),
+            agent="p2phub/memory",
+            direction="out",
+            received_bytes=0,
+            sent_bytes=0,
+            down_bytes_per_s=0.0,
+            up_bytes_per_s=0.0,
+            lanes=0,
+            swarms=0,
+        )
+        return self._connected[peer_id]
+
+    async def bootstrap_list(self) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(self._bootstrap)
+
+    async def bootstrap_add(self, address: str) -> tuple[str, ...]:
+        if "/p2p/" not in address:
+            raise UsageError(f"{address[:80]!a} does not end in /p2p/<peer id>")
+        if address not in self._bootstrap:
+            self._bootstrap.append(address)
+        return await self.bootstrap_list()
+
+    async def bootstrap_remove(self, address: str) -> tuple[str, ...]:
+        if address not in self._bootstrap:
+            raise UsageError(f"{address[:80]!a} is not among the bootstrap peers")
+        self._bootstrap.remove(address)
+        return await self.bootstrap_list()
+
+    # ---- trust ----------------------------------------------------------------------------------
+
+    async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
+        await trio.lowlevel.checkpoint()
+        if not is_petname(petname):
+            raise BadPetname(f"{petname[:80]!a} cannot be a petname")
+        if self._followed.get(petname, publisher.publisher_id) != publisher.publisher_id:
+            raise PetnameTaken(f"{petname} already stands for another publisher", petname=petname)
+        self._followed[petname] = publisher.publisher_id
+        return self._view(petname)
+
+    async def trust_list(self) -> tuple[PublisherView, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(self._view(petname) for petname in sorted(self._followed))
+
+    async def trust_remove(self, petname: str) -> PublisherView:
+        await trio.lowlevel.checkpoint()
+        if petname not in self._followed:
+            raise UnknownPetname(f"no publisher is called {petname} here", petname=petname)
+        view = self._view(petname)
+        del self._followed[petname]
+        return view
+
+    async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
+        await trio.lowlevel.checkpoint()
+        if petname is not None and petname not in self._followed:
+            raise UnknownPetname(f"no publisher is called {petname} here", petname=petname)
+        return tuple(self._view(name) for name in self._followed if petname in (None, name))
+
+    def _view(self, petname: str) -> PublisherView:
+        publisher_id = self._followed[petname]
+        signed = self.world.signed.get(publisher_id, {})
+        return PublisherView(
+            publisher_id=publisher_id,
+            petname=petname,
+            own=publisher_id in self._own,
+            freshness="fresh" if signed else "unknown",
+            releases=sum(len(known) for known in signed.values()),
+            seen_from=len(self.world.nodes) - 1,
+            last_seen=None,
+        )
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (
+            Metric(
+                name="chunks_held",
+                help="Chunks held and verified.",
+                type="gauge",
+                value=len(self.held),
+                labels={},
+            ),
+        )
+
+
+def _manifest_named(name: str, version: str, files: Mapping[str, bytes]) -> Digest:
+    """The content id that signed metadata binds to a release. Raises ReleaseNotFound."""
+    for data in files.values():
+        targets = json.loads(data).get("signed", {}).get("targets", {})
+        for path, target in targets.items():
+            if path == f"{name}/{version}/manifest":
+                return parse_content_id(target["custom"]["release"])
+    raise ReleaseNotFound(f"the metadata names no {name}@{version}", name=name, version=version)
+
+
+def _kind(manifest: Manifest) -> Kind:
+    return "dataset" if manifest.kind == "dataset" else "model"
