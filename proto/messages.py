@@ -148,7 +148,7 @@ class LaneTicket:
 
     ticket: bytes
     fingerprint: bytes  # SHA-256 of the certificate's DER
-    port: int
+    port: int  # 0: the sender has no listener; the ticket is good for a span stream only
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +285,7 @@ def _lane_wanted() -> Message:
 
 def _ticket(ticket: Value, fingerprint: Value, port: Value) -> Message:
     return LaneTicket(
-        _octets(ticket, TICKET_BYTES), _octets(fingerprint, FINGERPRINT_BYTES), _int(port, 1, 65535)
+        _octets(ticket, TICKET_BYTES), _octets(fingerprint, FINGERPRINT_BYTES), _int(port, 0, 65535)
     )
 
 

@@ -1,0 +1,227 @@
+"""Byte channels for sessions: lanes where a socket can be opened, span streams where none can.
+
+A session's uploader offers a ticket. The downloader dials the uploader's listener with it; where that fails it offers a ticket for its
+own listener; where that fails too it shows the first ticket on a /p2phub/span/1 stream. All channels report into one queue, whose
+events this module hands to the session that each channel belongs to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import trio
+
+from p2phub.errors import LanesBusy, P2phubError
+from p2phub.net.base import Network, PeerId, Stream
+from p2phub.net.lane import ReceivingLane, SendingLane
+from p2phub.net.lane_buffers import BufferPool
+from p2phub.net.lane_channel import LaneChannel
+from p2phub.net.lane_credit import RateCredit
+from p2phub.net.lane_events import ChannelClosed, ChannelEvent, ChannelEvents
+from p2phub.net.lane_listener import LaneListener, connect_lane
+from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
+from p2phub.net.span_stream import ReceivingStream, SendingStream
+from p2phub.node.sessions import Session
+from p2phub.proto import protocols
+from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_MAX
+from p2phub.proto.messages import FINGERPRINT_BYTES, TICKET_BYTES, LaneRefused, LaneTicket
+
+__all__ = ["Channels", "IncomingSpan", "OutgoingSpan", "ReceivingChannel", "SendingChannel"]
+
+REVERSE_TIMEOUT_S = LANE_HANDSHAKE_TIMEOUT_S + 1.0  # for the uploader to dial us
+
+OnEvent: TypeAlias = Callable[[ChannelEvent], None]
+
+
+class ReceivingChannel(Protocol):
+    """The downloading end of a lane or span stream."""
+
+    @property
+    def credit(self) -> RateCredit: ...
+    def expect(self, span: IncomingSpan) -> None: ...
+    def forget(self, request_id: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class SendingChannel(Protocol):
+    """The uploading end of a lane or span stream."""
+
+    @property
+    def credit(self) -> RateCredit: ...
+    def enqueue(self, span: OutgoingSpan) -> bool: ...
+    def cancel(self, request_id: int) -> None: ...
+    def close(self) -> None: ...
+
+
+OnSending: TypeAlias = Callable[[SendingChannel], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamTicket:
+    """Who may show a ticket on a span stream, and whom the channel is for."""
+
+    peer: PeerId
+    on_channel: OnSending
+    on_event: OnEvent
+
+
+class Channels:
+    """All byte channels of a node. Make it inside trio, before the network runs; `run` must run."""
+
+    def __init__(self, network: Network, listener: LaneListener | None) -> None:
+        self._network = network
+        self._listener = listener  # None: no lanes are accepted here
+        self._events = ChannelEvents()
+        self._buffers = BufferPool()
+        self._stream_tickets: dict[bytes, _StreamTicket] = {}
+        self._nursery: trio.Nursery | None = None
+        self._open: set[object] = set()
+        network.serve(protocols.SPAN, self._on_stream)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and hand events out until cancelled; then every channel is closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self._listener is not None:
+                    await nursery.start(self._listener.run)
+                task_status.started()
+                while True:
+                    for event in await self._events.receive():
+                        self._hand_out(event)
+        finally:
+            for channel in list(self._open):
+                channel.close()  # type: ignore[attr-defined]
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    def is_local(self, host: str | None) -> bool:
+        """Whether a peer is on this machine or its own network."""
+        if host is None:
+            return True
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return address.is_private or address.is_loopback or address.is_link_local
+
+    # ---- the uploading end ---------------------------------------------------------------------------------------------
+
+    async def offer_sending(
+        self, session: Session, on_channel: OnSending, on_event: OnEvent
+    ) -> LaneTicket | LaneRefused:
+        """A ticket for the other end of `session`, if there is room for one more channel."""
+        assert self._nursery is not None
+        if len(self._open) >= 2 * LANES_MAX:
+            return LaneRefused()
+        port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
+        secret = secrets.token_bytes(TICKET_BYTES)
+        if self._listener is not None and session.remote_host is not None:
+
+            def on_lane(channel: LaneChannel) -> None:
+                self._stream_tickets.pop(secret, None)
+                on_channel(self._sending_lane(channel, on_event))
+
+            try:
+                secret = self._listener.issue_ticket(session.remote_host, on_lane)
+            except LanesBusy:
+                return LaneRefused()
+            port, fingerprint = self._listener.port, self._listener.fingerprint
+        self._stream_tickets[secret] = _StreamTicket(session.peer, on_channel, on_event)
+        self._nursery.start_soon(self._expire, secret)
+        return LaneTicket(secret, fingerprint, port)
+
+    async def open_sending(self, ticket: LaneTicket, session: Session, on_event: OnEvent) -> SendingChannel:
+        """Dial the downloader's own listener. Raises PeerUnreachable, PeerTimeout, ProtocolViolation."""
+        return self._sending_lane(await self._dial(ticket, session), on_event)
+
+    def _sending_lane(self, channel: LaneChannel, on_event: OnEvent) -> SendingLane:
+        lane = SendingLane(channel, on_event, self._events, self._buffers)
+        self._open.add(lane)
+        lane.start()
+        return lane
+
+    async def _on_stream(self, stream: Stream) -> None:
+        with trio.fail_after(LANE_HANDSHAKE_TIMEOUT_S):
+            secret = await stream.receive_exactly(TICKET_BYTES)
+        ticket = self._stream_tickets.get(secret)
+        if ticket is None or ticket.peer != stream.peer:
+            await stream.reset()
+            return
+        del self._stream_tickets[secret]
+        if self._listener is not None:
+            self._listener.revoke_ticket(secret)
+        channel = SendingStream(stream, ticket.on_event, self._events, self._buffers)
+        self._open.add(channel)
+        ticket.on_channel(channel)
+        await channel.run()
+
+    async def _expire(self, secret: bytes) -> None:
+        await trio.sleep(LANE_TICKET_LIFETIME_S)
+        self._stream_tickets.pop(secret, None)
+
+    # ---- the downloading end -------------------------------------------------------------------------------------------
+
+    async def open_receiving(self, ticket: LaneTicket, session: Session, on_event: OnEvent) -> ReceivingChannel:
+        """A channel by the other end's ticket: its listener, else ours, else a stream. Raises P2phubError."""
+        assert self._nursery is not None
+        try:
+            return self._receiving_lane(await self._dial(ticket, session), on_event)
+        except P2phubError:
+            pass  # behind a firewall, perhaps: it may reach us
+        channel = await self._be_dialled(session)
+        if channel is not None:
+            return self._receiving_lane(channel, on_event)
+        stream = await self._network.open(session.peer, protocols.SPAN)
+        await stream.send(ticket.ticket)
+        receiving = ReceivingStream(stream, on_event, self._events, self._buffers)
+        self._open.add(receiving)
+        self._nursery.start_soon(receiving.run)
+        return receiving
+
+    def _receiving_lane(self, channel: LaneChannel, on_event: OnEvent) -> ReceivingLane:
+        lane = ReceivingLane(channel, on_event, self._events, self._buffers)
+        self._open.add(lane)
+        lane.start()
+        return lane
+
+    async def _dial(self, ticket: LaneTicket, session: Session) -> LaneChannel:
+        if not ticket.port or session.remote_host is None:
+            raise LanesBusy()
+        # Only the address of the live session is dialled: a ticket cannot make us knock elsewhere.
+        return await connect_lane(session.remote_host, ticket.port, ticket.ticket, ticket.fingerprint)
+
+    async def _be_dialled(self, session: Session) -> LaneChannel | None:
+        if self._listener is None or session.remote_host is None:
+            return None
+        arrived: list[LaneChannel] = []
+        done = trio.Event()
+
+        def on_lane(channel: LaneChannel) -> None:
+            arrived.append(channel)
+            done.set()
+
+        try:
+            secret = self._listener.issue_ticket(session.remote_host, on_lane)
+        except LanesBusy:
+            return None
+        try:
+            await session.send(LaneTicket(secret, self._listener.fingerprint, self._listener.port))
+            with trio.move_on_after(REVERSE_TIMEOUT_S):
+                await done.wait()
+        finally:
+            if not arrived:
+                self._listener.revoke_ticket(secret)
+        return arrived[0] if arrived else None
+
+    # ---- events --------------------------------------------------------------------------------------------------------
+
+    def _hand_out(self, event: ChannelEvent) -> None:
+        if isinstance(event, ChannelClosed):
+            self._open.discard(event.channel)
+        on_event = event.channel.peer
+        assert callable(on_event)
+        on_event(event)

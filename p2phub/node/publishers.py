@@ -1,0 +1,198 @@
+"""Publishers that this node follows or signs for: their TUF metadata over /p2phub/meta/1, asked and answered.
+
+What peers answer is verified by `p2phub.trust`; this module only carries questions and answers and keeps one `Follower` for each
+publisher. A peer can withhold, never forge, so all answers that come in time are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import trio
+
+from p2phub.core.trust.releases import ReleaseStatement
+from p2phub.errors import NoProvider, P2phubError
+from p2phub.net.base import Network, PeerId, Stream
+from p2phub.node.search import Search
+from p2phub.paths import Home
+from p2phub.proto import protocols
+from p2phub.proto.fetch import (
+    REPLY_HEADER_BYTES,
+    MetaWanted,
+    metadata_bytes_max,
+    parse_reply_header,
+    reply_header,
+)
+from p2phub.proto.frames import FrameReader, frame
+from p2phub.trust.floor import Floor
+from p2phub.trust.follower import Follower, FreshView
+
+PEERS_ASKED_MAX = 8  # for one file
+ANSWERS_ENOUGH = 3  # distinct peers after which the slow ones are not waited for
+ANSWER_WINDOW_S = 5.0  # all answers within it are used
+ANSWER_TIMEOUT_S = 15.0  # without any answer, before "no provider found"
+IDLE_TIMEOUT_S = 30.0  # a stream on which nothing is asked for this long is closed
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A refreshed view, and how many peers agreed on it."""
+
+    view: FreshView
+    peers_count: int  # that answered with the publisher's timestamp
+
+
+class Publishers:
+    """All followers of this node. `run` must run for refreshes to work; held state is there at once."""
+
+    def __init__(self, network: Network, home: Home) -> None:
+        self._network = network
+        self._home = home
+        self.floor = Floor(home.floor)
+        self._followers: dict[str, _Followed] = {}
+        network.serve(protocols.META, self._on_stream)
+
+    def close(self) -> None:
+        self.floor.close()
+
+    def follower(self, publisher_id: str) -> Follower:
+        """The one follower of this publisher. Raises UnknownReference unless the id is whole."""
+        return self._followed(publisher_id).follower
+
+    async def refresh(self, publisher_id: str, search: Search) -> Seen:
+        """Ask peers what is new. Raises as `Follower.refresh`; NoProvider where nobody answered."""
+        followed = self._followed(publisher_id)
+        async with followed.lock:
+            followed.search = search
+            followed.timestamp_peers = set()
+            try:
+                view = await trio.to_thread.run_sync(
+                    followed.follower.refresh, time.time(), abandon_on_cancel=False
+                )
+            finally:
+                followed.search = None
+            return Seen(view, len(followed.timestamp_peers))
+
+    async def resolve(
+        self, publisher_id: str, name: str, version: str | None, search: Search, *, allow_yanked: bool = False
+    ) -> ReleaseStatement:
+        """The signed release that a name means in the state held; asks peers for the name's own file if it is lacking."""
+        followed = self._followed(publisher_id)
+        async with followed.lock:
+            followed.search = search
+            try:
+                return await trio.to_thread.run_sync(
+                    followed.follower.resolve, name, version, time.time(), allow_yanked
+                )
+            finally:
+                followed.search = None
+
+    async def import_metadata(self, publisher_id: str, files: Mapping[str, bytes]) -> FreshView:
+        """Take what the owner's own command signed, verified as any follower would."""
+        followed = self._followed(publisher_id)
+        async with followed.lock:
+            return await trio.to_thread.run_sync(followed.follower.import_metadata, files, time.time())
+
+    def followed_ids(self) -> list[str]:
+        """Publishers with a follower in memory."""
+        return list(self._followers)
+
+    def _followed(self, publisher_id: str) -> _Followed:
+        followed = self._followers.get(publisher_id)
+        if followed is None:
+            followed = self._followers[publisher_id] = _Followed(
+                publisher_id, self._network, self.floor, self._home
+            )
+        return followed
+
+    # ---- answering -----------------------------------------------------------------------------------------------------
+
+    async def _on_stream(self, stream: Stream) -> None:
+        frames = FrameReader()
+        while True:
+            with trio.move_on_after(IDLE_TIMEOUT_S) as idle:
+                data = await stream.receive()
+            if idle.cancelled_caught or not data:
+                return
+            for request in frames.feed(data):
+                wanted = MetaWanted.decode(request)
+                held = await trio.to_thread.run_sync(self._held, wanted)
+                await stream.send(reply_header(len(held) if held else None) + (held or b""))
+
+    def _held(self, wanted: MetaWanted) -> bytes | None:
+        # Only publishers that this node follows have a folder: a stranger's question must not make one.
+        if wanted.publisher_id not in self._followers and not self._home.followed(wanted.publisher_id).exists():
+            return None
+        return self._followed(wanted.publisher_id).follower.metadata(wanted.file_name)
+
+
+class _Followed:
+    """One follower with what its questions need: the search that runs for them, and who answered."""
+
+    def __init__(self, publisher_id: str, network: Network, floor: Floor, home: Home) -> None:
+        self.lock = trio.Lock()
+        self.search: Search | None = None
+        self.timestamp_peers: set[PeerId] = set()
+        self._network = network
+        self._publisher_id = publisher_id
+        self.follower = Follower(publisher_id, home.followed(publisher_id), floor, self._fetch)
+
+    def _fetch(self, file_name: str, bytes_max: int) -> list[bytes]:
+        """Called by the follower in its worker thread."""
+        return trio.from_thread.run(self._ask_all, file_name, bytes_max)
+
+    async def _ask_all(self, file_name: str, bytes_max: int) -> list[bytes]:
+        """Distinct answers of the peers found. Raises NoProvider if none answered."""
+        search = self.search
+        if search is None:
+            raise NoProvider(f"{file_name} of the publisher is not here, and no peers were asked")
+        answers: dict[PeerId, bytes | None] = {}
+        asked: set[PeerId] = set()
+        changed = trio.Event()
+        started_s = trio.current_time()
+
+        async def ask(peer: PeerId) -> None:
+            nonlocal changed
+            try:
+                with trio.fail_after(ANSWER_WINDOW_S):
+                    answers[peer] = await self._ask(peer, file_name, bytes_max)
+            except (P2phubError, trio.TooSlowError):
+                asked_failed.add(peer)
+            changed.set()
+
+        asked_failed: set[PeerId] = set()
+        async with trio.open_nursery() as nursery:
+            while True:
+                for peer in search.found:
+                    if peer not in asked and len(asked) - len(asked_failed) < PEERS_ASKED_MAX:
+                        asked.add(peer)
+                        nursery.start_soon(ask, peer)
+                waited_s = trio.current_time() - started_s
+                pending = len(asked) - len(asked_failed) - len(answers)
+                round_over = search.rounds_count > 0 and pending == 0
+                held_count = sum(1 for answer in answers.values() if answer is not None)
+                if held_count >= ANSWERS_ENOUGH or (answers and (round_over or waited_s >= ANSWER_WINDOW_S)):
+                    break
+                if waited_s >= ANSWER_TIMEOUT_S:
+                    break
+                changed = trio.Event()
+                with trio.move_on_after(0.25):
+                    await changed.wait()
+            nursery.cancel_scope.cancel()
+        if not answers:
+            raise search.report(f"the signed metadata of publisher {self._publisher_id}")
+        if file_name == "timestamp.json":
+            self.timestamp_peers = {peer for peer, answer in answers.items() if answer is not None}
+        return list(dict.fromkeys(answer for answer in answers.values() if answer is not None))
+
+    async def _ask(self, peer: PeerId, file_name: str, bytes_max: int) -> bytes | None:
+        stream = await self._network.open(peer, protocols.META)
+        try:
+            await stream.send(frame(MetaWanted(self._publisher_id, file_name).encode()))
+            size_max = min(bytes_max, metadata_bytes_max(file_name))
+            length = parse_reply_header(await stream.receive_exactly(REPLY_HEADER_BYTES), size_max=size_max)
+            return None if length is None else await stream.receive_exactly(length)
+        finally:
+            await stream.reset()

@@ -1,0 +1,358 @@
+"""Serves sessions that other peers opened: what is held, requests, upload slots, byte channels.
+
+All decisions about slots are `Uploads`'; this module tells it what happened and does what it says. Nothing leaves this node that was
+not verified in the same breath: a span's reader checks every chunk as it is sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from p2phub.core.swarm.actions import (
+    SendChoke,
+    SendReject,
+    SendUnchoke,
+    StartUpload,
+    StopUpload,
+    UploadAction,
+)
+from p2phub.core.swarm.uploads import Uploads
+from p2phub.digest import Digest
+from p2phub.errors import ContentError, NotHeld, P2phubError, PeerTimeout, ProtocolViolation, StoreError
+from p2phub.net.base import Network, PeerId, Stream
+from p2phub.net.lane_events import (
+    ChannelClosed,
+    ChannelEvent,
+    SentChunks,
+    SpanSent,
+    SpanUnserved,
+)
+from p2phub.node.channels import Channels, OutgoingSpan, SendingChannel
+from p2phub.node.sessions import REQUESTS_MAX, Session
+from p2phub.proto import protocols
+from p2phub.proto.limits import (
+    INDEXES_PER_DELTA_MAX,
+    MANIFESTS_PER_PEER_MAX,
+    PEERS_PER_EXCHANGE_MAX,
+    SPAN_BYTES_MAX,
+)
+from p2phub.proto.messages import (
+    REJECT_BUSY,
+    REJECT_NOT_HELD,
+    REJECT_TOO_LARGE,
+    Ask,
+    Bye,
+    Cancel,
+    Choke,
+    Have,
+    HaveDelta,
+    Join,
+    LaneRefused,
+    LaneTicket,
+    LaneWanted,
+    Message,
+    Peers,
+    Reject,
+    Request,
+    Run,
+    Unchoke,
+)
+from p2phub.store.base import SpanReader, Store
+
+SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
+SESSIONS_MAX = 512  # over all peers
+PAGES_ASKED_MAX = 1 << 16  # pages that one session may watch: half a gigabyte of chunk lists
+DELTA_PERIOD_S = 0.1  # between two words on what is new
+IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
+
+Entries = Iterable[tuple[Digest, Sequence[int]]]
+
+
+class Serving:
+    """All sessions that others opened. `run` must run."""
+
+    def __init__(
+        self, network: Network, store: Store, channels: Channels, rng: random.Random, *, slots_count: int
+    ) -> None:
+        self._network = network
+        self._store = store
+        self._channels = channels
+        self._machine = Uploads(rng, slots_count)
+        self._sessions: dict[str, _ServedSession] = {}
+        self._numbers = itertools.count()
+        self._changed = trio.Event()
+        self._disk = trio.CapacityLimiter(4)  # look-ups at once: a stranger's questions must not take all threads
+        self.sent_bytes = 0
+        self.sent_to: dict[PeerId, int] = {}
+        network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
+
+    async def run(self) -> None:
+        """Hand out slots and start uploads until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            for action in self._machine.next_actions(trio.current_time()):
+                self._carry_out(action)
+            due = self._machine.next_deadline()
+            with trio.move_on_at(due if due is not None else trio.current_time() + 10.0):
+                await self._changed.wait()
+
+    def on_held(self, entries: Entries) -> None:
+        """Chunks became available here: tell every session that watches their page."""
+        for page, indexes in entries:
+            for session in self._sessions.values():
+                session.on_held(page, indexes)
+
+    def on_received(self, peer: PeerId, size_bytes: int) -> None:
+        """Verified payload came from a peer: reciprocity counts it."""
+        now = trio.current_time()
+        for key, session in self._sessions.items():
+            if session.peer == peer:
+                self._machine.on_received(key, size_bytes, now)
+
+    def members(self, manifest: Digest) -> list[PeerId]:
+        """Peers that joined the swarm of a manifest, once each."""
+        return list(dict.fromkeys(s.peer for s in self._sessions.values() if manifest in s.manifests))
+
+    @property
+    def sessions_count(self) -> int:
+        return len(self._sessions)
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    def _carry_out(self, action: UploadAction) -> None:
+        session = self._sessions.get(action.peer)
+        if session is not None:
+            session.do(action)
+
+    async def _on_stream(self, stream: Stream) -> None:
+        if len(self._sessions) >= SESSIONS_MAX:
+            await stream.reset()
+            return
+        key = f"{stream.peer}/{next(self._numbers)}"
+        session = _ServedSession(key, Session(stream), self)
+        self._sessions[key] = session
+        try:
+            await session.run()
+        finally:
+            del self._sessions[key]
+            self._machine.on_peer_gone(key, trio.current_time())
+            self.wake()
+
+
+class _ServedSession:
+    """One session, its readers and its byte channel."""
+
+    def __init__(self, key: str, session: Session, serving: Serving) -> None:
+        self._key = key
+        self._session = session
+        self._serving = serving
+        self._machine = serving._machine
+        self._store = serving._store
+        self._readers: dict[int, SpanReader] = {}  # requested, by request id
+        self._watched: set[Digest] = set()
+        self._news: dict[Digest, set[int]] = {}
+        self._outbox_send, self._outbox = trio.open_memory_channel[Message](1024)
+        self._channel: SendingChannel | None = None
+        self._scope = trio.CancelScope()
+        self.manifests: set[Digest] = set()
+
+    @property
+    def peer(self) -> PeerId:
+        return self._session.peer
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                await self._session.greet()
+                is_local = self._serving._channels.is_local(self._session.remote_host)
+                self._machine.on_peer(self._key, trio.current_time(), is_local=is_local)
+                self._serving.wake()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send)
+                    nursery.start_soon(self._tell_news)
+                    await self._receive(nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            if self._channel is not None:
+                self._channel.close()
+
+    def on_held(self, page: Digest, indexes: Sequence[int]) -> None:
+        if page in self._watched:
+            self._news.setdefault(page, set()).update(indexes)
+
+    # ---- what the machine says -----------------------------------------------------------------------------------------
+
+    def do(self, action: UploadAction) -> None:
+        match action:
+            case SendChoke():
+                self._say(Choke())
+            case SendUnchoke():
+                self._say(Unchoke())
+            case SendReject(_, request_id, code):
+                self._readers.pop(request_id, None)
+                self._say(Reject(request_id, code))
+            case StartUpload(_, request_id, _):
+                self._start(request_id)
+            case StopUpload(_, request_id):
+                self._readers.pop(request_id, None)
+                if self._channel is not None:
+                    self._channel.cancel(request_id)
+
+    def _start(self, request_id: int) -> None:
+        reader = self._readers.get(request_id)
+        span = None if reader is None else OutgoingSpan(request_id, reader.lengths, reader.read)
+        if span is None or self._channel is None or not self._channel.enqueue(span):
+            self._readers.pop(request_id, None)
+            self._say(Reject(request_id, REJECT_BUSY))
+            self._machine.on_upload_done(self._key, request_id, trio.current_time())
+            self._serving.wake()
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._outbox_send.send_nowait(message)
+        except trio.WouldBlock:
+            self._scope.cancel()  # it reads nothing: whatever it waits for, it will not get it
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
+
+    # ---- to the peer ---------------------------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        async for message in self._outbox:
+            await self._session.send(message)
+
+    async def _tell_news(self) -> None:
+        while True:
+            await trio.sleep(DELTA_PERIOD_S)
+            news, self._news = self._news, {}
+            for page, indexes in news.items():
+                ordered = sorted(indexes)
+                for start in range(0, len(ordered), INDEXES_PER_DELTA_MAX):
+                    await self._outbox_send.send(
+                        HaveDelta(page, tuple(ordered[start : start + INDEXES_PER_DELTA_MAX]))
+                    )
+
+    # ---- from the peer -------------------------------------------------------------------------------------------------
+
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        while True:
+            with trio.move_on_after(IDLE_TIMEOUT_S) as idle:
+                message = await self._session.receive()
+            if idle.cancelled_caught:
+                raise PeerTimeout("a session was silent for too long")
+            if message is None:
+                return
+            await self._on_message(message, nursery)
+            self._serving.wake()
+
+    async def _on_message(self, message: Message, nursery: trio.Nursery) -> None:
+        match message:
+            case Ask(pages):
+                for page in pages:
+                    await self._tell_held(page)
+            case Request(request_id, runs):
+                await self._on_request(request_id, runs)
+            case Cancel(request_id):
+                self._readers.pop(request_id, None)
+                self._machine.on_cancel(self._key, request_id, trio.current_time())
+            case Join(manifest):
+                await self._on_join(manifest)
+            case LaneWanted():
+                if self._channel is None:
+                    offer = await self._serving._channels.offer_sending(
+                        self._session, self._on_channel, self._on_event
+                    )
+                    self._say(offer)
+            case LaneTicket():
+                nursery.start_soon(self._dial_lane, message)
+            case Have() | HaveDelta():
+                pass  # what a downloader holds matters to offers alone
+            case Bye():
+                self._scope.cancel()
+            case _:
+                raise ProtocolViolation(f"a downloader sent {type(message).__name__}, which only an uploader may")
+
+    async def _tell_held(self, page: Digest) -> None:
+        if len(self._watched) >= PAGES_ASKED_MAX:
+            raise ProtocolViolation("a session asks about more pages than one may watch")
+        self._watched.add(page)
+        self._news.pop(page, None)
+        try:
+            bits = await trio.to_thread.run_sync(self._store.held, page, limiter=self._serving._disk)
+        except ContentError:
+            bits = None  # those bytes are here and are no page
+        await self._outbox_send.send(Have(page, bits or b""))
+
+    async def _on_request(self, request_id: int, runs: tuple[Run, ...]) -> None:
+        if request_id in self._readers:
+            raise ProtocolViolation("a request id was used twice at once")
+        if len(self._readers) >= REQUESTS_MAX:
+            self._say(Reject(request_id, REJECT_BUSY))
+            return
+        try:
+            reader = await trio.to_thread.run_sync(
+                self._store.span_reader, runs, limiter=self._serving._disk
+            )
+        except (NotHeld, ContentError):
+            self._say(Reject(request_id, REJECT_NOT_HELD))
+            return
+        except StoreError:
+            self._say(Reject(request_id, REJECT_BUSY))
+            return
+        size_bytes = sum(reader.lengths)
+        if size_bytes > SPAN_BYTES_MAX:
+            self._say(Reject(request_id, REJECT_TOO_LARGE))
+            return
+        self._readers[request_id] = reader
+        self._machine.on_request(self._key, request_id, runs, size_bytes, trio.current_time())
+
+    async def _on_join(self, manifest: Digest) -> None:
+        if len(self.manifests) >= MANIFESTS_PER_PEER_MAX:
+            raise ProtocolViolation("a session joined more swarms than one may")
+        others = [peer for peer in self._serving.members(manifest) if peer != self.peer]
+        self.manifests.add(manifest)
+        known = (self._serving._network.known_address(peer) for peer in others[-PEERS_PER_EXCHANGE_MAX:])
+        rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)
+        if rows:
+            self._say(Peers(manifest, rows))
+
+    # ---- the byte channel ----------------------------------------------------------------------------------------------
+
+    async def _dial_lane(self, ticket: LaneTicket) -> None:
+        """The downloader could not reach our listener and offers its own."""
+        if self._channel is None:
+            try:
+                channel = await self._serving._channels.open_sending(ticket, self._session, self._on_event)
+            except P2phubError:
+                return  # it will fall back to a stream
+            self._on_channel(channel)
+
+    def _on_channel(self, channel: SendingChannel) -> None:
+        if self._channel is not None or self._scope.cancel_called:
+            channel.close()
+            return
+        self._channel = channel
+        self._serving.wake()
+
+    def _on_event(self, event: ChannelEvent) -> None:
+        now = trio.current_time()
+        self._serving.wake()
+        match event:
+            case SentChunks(_, _, size_bytes):
+                self._serving.sent_bytes += size_bytes
+                sent_to = self._serving.sent_to
+                sent_to[self.peer] = sent_to.get(self.peer, 0) + size_bytes
+                self._machine.on_sent(self._key, size_bytes, now)
+            case SpanSent(_, request_id) | SpanUnserved(_, request_id):
+                if self._readers.pop(request_id, None) is not None:
+                    self._machine.on_upload_done(self._key, request_id, now)
+            case ChannelClosed():
+                self._channel = None
+                for request_id in list(self._readers):
+                    self._machine.on_cancel(self._key, request_id, now)
+                self._readers.clear()
