@@ -20,7 +20,9 @@ _RESERVED = frozenset(
     {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
     | {f"{device}{digit}" for device in ("COM", "LPT") for digit in "0123456789¹²³"}
 )
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?", re.ASCII)  # means the same anywhere
 _SHORT_FORM = re.compile(r"~\d")
+_DEVICE = "has a component that is a device on Windows"
 _CATEGORIES_REFUSED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
 
 
@@ -77,6 +79,8 @@ def _reason_against(component: str) -> str | None:
         return "has an empty, '.' or '..' component"
     if len(component.encode("utf-8")) > COMPONENT_BYTES_MAX:
         return f"has a component longer than {COMPONENT_BYTES_MAX} bytes"
+    if _PLAIN.fullmatch(component):  # most names: only a device's can be wrong with them
+        return _DEVICE if component.partition(".")[0].upper() in _RESERVED else None
     if unicodedata.normalize("NFC", component) != component:
         return "is not in Unicode's composed form (NFC)"
     if any(c in _FORBIDDEN or unicodedata.category(c) in _CATEGORIES_REFUSED for c in component):
@@ -90,7 +94,7 @@ def _reason_against(component: str) -> str | None:
         return "has a component that may be a Windows short name"
     stem = folded.split(".")[0].strip().upper()
     if stem in _RESERVED or component.split(".")[0].strip().upper() in _RESERVED:
-        return "has a component that is a device on Windows"
+        return _DEVICE
     return None
 
 
