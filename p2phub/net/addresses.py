@@ -1,4 +1,5 @@
-"""Multiaddrs as p2phub uses them: TCP only, text inside, bytes on the wire, wildcards expanded to real interfaces.
+"""Multiaddrs as p2phub uses them: TCP only, text inside, bytes on the wire, wildcards expanded to
+real interfaces.
 
 Source: https://github.com/multiformats/multiaddr, table of codes in multicodec.
 """
@@ -80,7 +81,8 @@ def decode_address(data: bytes) -> str | None:
         host, rest = data[2 : 2 + data[1]].decode("ascii", "replace"), data[2 + data[1] :]
     else:
         return None
-    # What may follow is our peer's own id (code 0x01a5 as a varint); anything else is another transport.
+    # What may follow is our peer's own id (code 0x01a5 as a varint); anything else is another
+    # transport.
     if len(rest) < 3 or rest[:1] != _TCP or rest[3:5] not in (b"", b"\xa5\x03"):
         return None
     kind = "ip4" if code == _IP4 else "ip6" if code == _IP6 else _NAMES[code]
@@ -142,7 +144,8 @@ def encode_varint(number: int) -> bytes:
 
 
 def expand_wildcard(endpoint: Endpoint) -> list[Endpoint]:
-    """What others may dial when we listen on `endpoint`: itself, or each interface's address for 0.0.0.0 and ::.
+    """What others may dial when we listen on `endpoint`: itself, or each interface's address for
+    0.0.0.0 and ::.
 
     Loopback is named only where the machine has nothing else, link-local addresses never: they mean
     another machine elsewhere.
@@ -152,7 +155,9 @@ def expand_wildcard(endpoint: Endpoint) -> list[Endpoint]:
     version = 4 if endpoint.kind == "ip4" else 6
     hosts = [ip for ip in _interface_addresses() if ip.version == version and not ip.is_link_local]
     outward = [ip for ip in hosts if not ip.is_loopback] or hosts
-    return [Endpoint(endpoint.kind, str(ip), endpoint.port) for ip in outward[:ADDRESSES_PER_PEER_MAX]]
+    return [
+        Endpoint(endpoint.kind, str(ip), endpoint.port) for ip in outward[:ADDRESSES_PER_PEER_MAX]
+    ]
 
 
 def listen_endpoint(address: str) -> Endpoint:
@@ -162,7 +167,11 @@ def listen_endpoint(address: str) -> Endpoint:
     except UsageError as error:
         raise BadSetting(str(error), setting="listen", value=address) from None
     if endpoint.kind not in ("ip4", "ip6"):
-        raise BadSetting(f"{address!r}: listen on an IP address, as in /ip4/0.0.0.0/tcp/4001", setting="listen", value=address)
+        raise BadSetting(
+            f"{address!r}: listen on an IP address, as in /ip4/0.0.0.0/tcp/4001",
+            setting="listen",
+            value=address,
+        )
     return endpoint
 
 

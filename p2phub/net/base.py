@@ -1,4 +1,5 @@
-"""What p2phub needs from a network: authenticated streams to peers, and a place to announce and find keys.
+"""What p2phub needs from a network: authenticated streams to peers, and a place to announce and
+find keys.
 
 The node and the tests write against this page alone, so that libp2p (`p2phub.net.libp2p`) can be
 replaced; `p2phub.net.memory` is a second network, inside one process. Both pass one contract suite.
@@ -14,7 +15,7 @@ from typing import NewType, Protocol
 import trio
 
 from p2phub.errors import UsageError
-from p2phub.proto.limits import ADDRESS_BYTES_MAX, ADDRESSES_PER_PEER_MAX, STREAMS_PER_PEER_MAX
+from p2phub.proto.limits import ADDRESS_BYTES_MAX, STREAMS_PER_PEER_MAX
 
 PeerId = NewType("PeerId", str)  # base58 text of the libp2p peer id
 
@@ -26,7 +27,9 @@ FIND_COUNT_MAX = 20  # providers one lookup brings at most: more than a swarm st
 RECEIVE_BYTES_DEFAULT = 65_536
 
 _BASE58_DIGITS = frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
-_PEER_ID_LENGTHS = range(40, 65)  # base58 of 34 bytes (SHA-256 ids) to 38 bytes (Ed25519), with slack
+_PEER_ID_LENGTHS = range(
+    40, 65
+)  # base58 of 34 bytes (SHA-256 ids) to 38 bytes (Ed25519), with slack
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +82,28 @@ class Stream(Protocol):
         """
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES_DEFAULT) -> bytes:
-        """The next 1 to `max_bytes` bytes, or b"" when the peer closed its side. Raises StreamClosed."""
+        """The next 1 to `max_bytes` bytes, or b"" when the peer closed its side. Raises
+        StreamClosed.
+        """
 
     async def receive_exactly(self, count: int) -> bytes:
         """Exactly `count` bytes. Raises StreamClosed when the stream ends before."""
 
     async def close(self) -> None:
-        """Say that no more data comes from us; receiving goes on. Never raises for a dead stream."""
+        """Say that no more data comes from us; receiving goes on. Never raises for a dead
+        stream.
+        """
 
     async def reset(self) -> None:
-        """Drop the stream in both directions now. Never raises for a dead stream; safe under cancellation."""
+        """Drop the stream in both directions now. Never raises for a dead stream; safe under
+        cancellation.
+        """
 
 
 class Lookup(Protocol):
-    """Providers of one key, in the order in which they are found; ends when nobody is left to ask."""
+    """Providers of one key, in the order in which they are found; ends when nobody is left to
+    ask.
+    """
 
     def __aiter__(self) -> "Lookup": ...
 
@@ -113,10 +124,16 @@ class Network(Protocol):
     def peer_id(self) -> PeerId: ...
 
     def addresses(self) -> list[str]:
-        """Multiaddrs others may dial, with /p2p/<id>; wildcards are expanded to this machine's IPs."""
+        """Multiaddrs others may dial, with /p2p/<id>; wildcards are expanded to this machine's
+        IPs.
+        """
 
     def serve(
-        self, protocol: str, on_stream: OnStream, *, streams_per_peer_max: int = STREAMS_PER_PEER_MAX
+        self,
+        protocol: str,
+        on_stream: OnStream,
+        *,
+        streams_per_peer_max: int = STREAMS_PER_PEER_MAX,
     ) -> None:
         """Answer `protocol` with one task of `on_stream` per stream; call before `run`.
 
@@ -125,9 +142,7 @@ class Network(Protocol):
         logged, any other exception is logged with its traceback and counted in `faults_count`.
         """
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled; `started()` when others can dial. Raises PortInUse."""
 
     @property
@@ -177,13 +192,16 @@ class Network(Protocol):
         """The (at most 20) nodes closest to `key` that answer now, nearest first."""
 
     async def refresh(self, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
-        """Make ourselves known: look up our own id; how many nodes are in the routing table then."""
+        """Make ourselves known: look up our own id; how many nodes are in the routing table
+        then.
+        """
 
     def routing(self) -> RoutingStatus: ...
 
 
 def parse_peer_address(text: str) -> PeerAddress:
-    """Read one dialable address, as printed by `Network.addresses`: /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…
+    """Read one dialable address, as printed by `Network.addresses`:
+    /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…
 
     Accepts ip4, ip6, dns, dns4 and dns6 hosts over tcp. Raises UsageError on anything else.
     """
@@ -192,7 +210,7 @@ def parse_peer_address(text: str) -> PeerAddress:
     address, separator, peer = text.rpartition("/p2p/")
     if not separator:
         raise UsageError(
-            f"{text!r} names no peer: write the whole address, as in /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…"
+            f"{text!r} names no peer: write it all, as in /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…"
         )
     return PeerAddress(parse_peer_id(peer), (parse_address(address),))
 
@@ -205,7 +223,9 @@ def parse_peer_id(text: str) -> PeerId:
 
 
 def parse_address(text: str) -> str:
-    """Read one TCP multiaddr without /p2p and return it in its one normal form. Raises UsageError."""
+    """Read one TCP multiaddr without /p2p and return it in its one normal form. Raises
+    UsageError.
+    """
     parts = text.split("/")
     if len(parts) != 5 or parts[0] or parts[3] != "tcp" or len(text) > ADDRESS_BYTES_MAX:
         raise UsageError(f"{text!r} is not an address like /ip4/192.0.2.1/tcp/4001")
@@ -224,7 +244,9 @@ def _parse_host(kind: str, host: str, text: str) -> str:
     except ValueError:
         raise UsageError(f"{host!r} in {text!r} is not an IP address of kind {kind}") from None
     if kind not in ("dns", "dns4", "dns6"):
-        raise UsageError(f"{text!r}: only ip4, ip6, dns, dns4 and dns6 hosts can be dialled, over tcp")
+        raise UsageError(
+            f"{text!r}: only ip4, ip6, dns, dns4 and dns6 hosts can be dialled, over tcp"
+        )
     labels = host.lower().removesuffix(".").split(".")
     if len(host) > 253 or not all(_is_dns_label(label) for label in labels):
         raise UsageError(f"{host!r} in {text!r} is not a host name")

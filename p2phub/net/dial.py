@@ -1,4 +1,5 @@
-"""Reach a peer at any of its addresses: all are tried, each a moment after the one before, the first handshake wins.
+"""Reach a peer at any of its addresses: all are tried, each a moment after the one before, the
+first handshake wins.
 
 Source: RFC 8305 (happy eyeballs), with whole handshakes in place of TCP connections.
 """
@@ -16,21 +17,42 @@ from p2phub.net.addresses import Endpoint, endpoint_from_socket, endpoint_from_t
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 
 STAGGER_S = 0.15  # between attempts: longer than a handshake on one continent
-ATTEMPT_TIMEOUT_S = 6.0  # three SYNs and the handshake; an address that needs longer is not worth a slot
+ATTEMPT_TIMEOUT_S = (
+    6.0  # three SYNs and the handshake; an address that needs longer is not worth a slot
+)
 _RESOLVE_TIMEOUT_S = 3.0  # a name server that is slower is as good as none
 
 Reached = TypeVar("Reached")
 
 
 async def first_to_answer(
-    addresses: Sequence[str], attempt: Callable[[Endpoint], Awaitable[Reached]], discard: Callable[[Reached], None]
-) -> tuple[Reached | None, dict[str, str]]:
-    """Run `attempt` on every address with a stagger; the first result, and what went wrong with the others.
+    addresses: Sequence[str],
+    attempt: Callable[[Endpoint], Awaitable[Reached]],
+    discard: Callable[[Reached], None],
+) -> tuple[list[Reached], dict[str, str]]:
+    """Run `attempt` on every address with a stagger: the first result, if any, and the failures.
 
-    A further result that arrives in the same instant is given to `discard`. No time limit over all: the caller has one.
+    Results that come too late for the caller are given to `discard`. No time limit over all: the
+    caller has one.
     """
     failures: dict[str, str] = {}
     winners: list[Reached] = []
+    try:
+        await _race(addresses, attempt, discard, winners, failures)
+    except BaseException:
+        for reached in winners:
+            discard(reached)
+        raise
+    return winners, failures
+
+
+async def _race(
+    addresses: Sequence[str],
+    attempt: Callable[[Endpoint], Awaitable[Reached]],
+    discard: Callable[[Reached], None],
+    winners: list[Reached],
+    failures: dict[str, str],
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def try_one(endpoint: Endpoint, done: trio.Event) -> None:
@@ -55,7 +77,6 @@ async def first_to_answer(
             nursery.start_soon(try_one, endpoint, done)
             with trio.move_on_after(STAGGER_S):
                 await done.wait()  # a refusal is quick: the next address need not wait for it
-    return (winners[0] if winners else None), failures
 
 
 async def connect_tcp(endpoint: Endpoint) -> trio.SocketStream:
@@ -82,7 +103,10 @@ async def _resolve(addresses: Sequence[str], failures: dict[str, str]) -> list[E
         try:
             with trio.fail_after(_RESOLVE_TIMEOUT_S):
                 answers = await trio.socket.getaddrinfo(
-                    endpoint.host, endpoint.port, family=families[endpoint.kind], type=socket.SOCK_STREAM
+                    endpoint.host,
+                    endpoint.port,
+                    family=families[endpoint.kind],
+                    type=socket.SOCK_STREAM,
                 )
         except trio.TooSlowError:
             failures[address] = "its name was not resolved in time"

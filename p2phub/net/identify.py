@@ -35,7 +35,12 @@ class Introduction:
 
 
 async def introduce(
-    stream: Stream, agent: str, public_key: bytes, addresses: tuple[str, ...], protocols: list[str], remote: Endpoint
+    stream: Stream,
+    agent: str,
+    public_key: bytes,
+    addresses: tuple[str, ...],
+    protocols: list[str],
+    remote: Endpoint,
 ) -> None:
     """Answer a peer that asks who we are."""
     message = Identify(
@@ -49,11 +54,15 @@ async def introduce(
     await stream.send(encode_varint(len(message)) + message)
 
 
-async def receive_introduction(stream: Stream, remote: Endpoint, *, is_outbound: bool) -> Introduction:
+async def receive_introduction(
+    stream: Stream, remote: Endpoint, *, is_outbound: bool
+) -> Introduction:
     """Read what a peer says of itself. Raises ProtocolViolation, StreamClosed.
 
-    remote: where the connection goes; an address at which we reached the peer is its best, and the IP from
-    which it came is joined to its ports, since behind a port mapping it knows only its inner address.
+    remote: where the connection goes; an address at which we reached the peer is its best, and the
+    IP from
+    which it came is joined to its ports, since behind a port mapping it knows only its inner
+    address.
     """
     data = b""
     while part := await stream.receive(IDENTIFY_BYTES_MAX):
@@ -72,7 +81,9 @@ async def receive_introduction(stream: Stream, remote: Endpoint, *, is_outbound:
         ports = dict.fromkeys(endpoint_from_text(address).port for address in said)
         first = [str(Endpoint(remote.kind, remote.host, port)) for port in list(ports)[:2]]
     addresses = tuple(dict.fromkeys([*first, *said]))[:ADDRESSES_PER_PEER_MAX]
-    return Introduction(addresses if said or is_outbound else (), frozenset(message.protocols[:_PROTOCOLS_MAX]))
+    return Introduction(
+        addresses if said or is_outbound else (), frozenset(message.protocols[:_PROTOCOLS_MAX])
+    )
 
 
 def _without_length(data: bytes) -> bytes:

@@ -1,4 +1,5 @@
-"""Who this node is to other nodes: an Ed25519 key pair in a file of its own, never a publisher's key.
+"""Who this node is to other nodes: an Ed25519 key pair in a file of its own, never a publisher's
+key.
 
 The file holds the 32 bytes of the private key, nothing else, and only its owner may read it.
 """
@@ -46,7 +47,9 @@ def load_or_create_identity(path: Path) -> Identity:
         return identity_from_seed(_read_seed(path))
     except FileNotFoundError:
         _write_seed(path, secrets.token_bytes(SEED_BYTES))
-        return identity_from_seed(_read_seed(path))  # another process may have been first: what is on disk counts
+        return identity_from_seed(
+            _read_seed(path)
+        )  # another process may have been first: what is on disk counts
 
 
 def _read_seed(path: Path) -> bytes:
@@ -55,17 +58,23 @@ def _read_seed(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077:
             raise UnsafeKeyFile(
-                f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), so it is not used: chmod 600 {path}",
+                f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}),"
+                f" so it is not used: chmod 600 {path}",
                 path=str(path),
             )
         seed = file.read(SEED_BYTES + 1)
     if len(seed) != SEED_BYTES:
-        raise BadSetting(f"{path} is not a peer key of {SEED_BYTES} bytes; move it away and a new one is made", path=str(path))
+        raise BadSetting(
+            f"{path} is not a peer key of {SEED_BYTES} bytes; move it away and a new one is made",
+            path=str(path),
+        )
     return seed
 
 
 def _write_seed(path: Path, seed: bytes) -> None:
-    """Appear whole or not at all: a name of its own first, then a link that never replaces a key."""
+    """Appear whole or not at all: a name of its own first, then a link that never replaces a
+    key.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,20 +1,24 @@
-"""The distributed hash table: who provides a key, asked of the nodes nearest to it, and answered for others.
+"""The distributed hash table: who provides a key, asked of the nodes nearest to it, and answered
+for others.
 
-The messages are libp2p's Kademlia; the table, the walk and the records are those of p2phub.core.discovery.
+The messages are libp2p's Kademlia; the table, the walk and the records are those of
+p2phub.core.discovery.
 Values are off: nothing but provider records is ever kept for a stranger, and those within bounds.
-libp2p's own service is not used: twelve idle streams of one peer stop it for good, it calls an announcement
+libp2p's own service is not used: twelve idle streams of one peer stop it for good, it calls an
+announcement
 done that nobody took, and it answers from what it heard two days ago.
 Source: https://github.com/libp2p/specs/blob/master/kad-dht/README.md.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from itertools import islice
+from typing import Any
 
 import trio
 from google.protobuf.message import DecodeError
@@ -23,8 +27,15 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from p2phub.core.discovery.lookup import CLOSEST_MAX, Candidate, Lookup
 from p2phub.core.discovery.records import ProviderRecords
 from p2phub.core.discovery.routing_table import RoutingTable
+from p2phub.digest import sha256
 from p2phub.errors import P2phubError, PeerTimeout, ProtocolViolation, StreamClosed
-from p2phub.net.addresses import decode_addresses, decode_peer_id, encode_address, encode_peer_id, encode_varint
+from p2phub.net.addresses import (
+    decode_addresses,
+    decode_peer_id,
+    encode_address,
+    encode_peer_id,
+    encode_varint,
+)
 from p2phub.net.base import PeerAddress, PeerId, RoutingStatus, Stream
 from p2phub.net.swarm import PeerStream, Served, Swarm
 from p2phub.proto.limits import (
@@ -40,14 +51,19 @@ from p2phub.proto.limits import (
 DIAL_TIMEOUT_S = 2.5  # a node that is there answers within; a dead one holds a walk up no longer
 QUESTION_TIMEOUT_S = 5.0  # the dial and two round trips
 SERVE_IDLE_S = 10.0  # between two questions on one stream
-JOIN_REFRESHES_S = (0.0, 5.0, 30.0)  # after the first node is known: again when the others have joined too
+JOIN_REFRESHES_S = (
+    0.0,
+    5.0,
+    30.0,
+)  # after the first node is known: again when the others have joined too
 REFRESH_S = 600.0  # then; as in libp2p
 REFRESH_JITTER = 0.25  # of it, either way: nodes started together do not stay together
 UNREACHABLE_S = 30.0  # for this long nobody's word makes us dial a node again that did not answer
 _UNREACHABLE_MAX = 1024
 _EXPIRE_S = 900.0
 _RATE_WINDOW_S = 10.0
-_REFRESH_BITS_MAX = 10  # a key in a deeper bucket would take thousands of hashes to find, and those fill by themselves
+# A key in a deeper bucket would take thousands of hashes to find, and those fill by themselves.
+_REFRESH_BITS_MAX = 10
 
 AddressesOf = Callable[[PeerId], tuple[str, ...]]
 
@@ -59,7 +75,7 @@ def position_of_peer(peer: str) -> int:
 
 
 def position_of_key(key: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(key).digest(), "big")
+    return int.from_bytes(sha256(key), "big")
 
 
 class ProviderLookup:
@@ -91,7 +107,9 @@ class Kademlia:
         own_addresses: Callable[[], tuple[str, ...]],
         rng: random.Random,
     ) -> None:
-        """addresses_of: what a peer said of itself, empty if it said nothing. own_addresses: ours, without /p2p."""
+        """addresses_of: what a peer said of itself, empty if it said nothing. own_addresses: ours,
+        without /p2p.
+        """
         self._swarm = swarm
         self._protocol = protocol
         self._addresses_of = addresses_of
@@ -100,13 +118,15 @@ class Kademlia:
         self._table = RoutingTable(position_of_peer(swarm.peer_id))
         self._records = ProviderRecords()
         self._unreachable: dict[PeerId, float] = {}  # until when
-        self._counts: Counter[tuple[PeerId, int]] = Counter()  # messages of this rate window by sender and type
+        self._counts: Counter[tuple[PeerId, int]] = (
+            Counter()
+        )  # messages of this rate window by sender and type
         self._counts_since_s = 0.0
         self._first_node = trio.Event()
         self._refreshed_s: float | None = None
         swarm.serve(protocol, Served(self._serve, DHT_STREAMS_PER_PEER_MAX, DHT_STREAMS_MAX))
 
-    # -- for the network ------------------------------------------------------------------------------------------------
+    # -- for the network -----------------------------------------------------------------------
 
     def on_peer(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer that we are connected to serves the table too."""
@@ -116,7 +136,9 @@ class Kademlia:
             self._first_node.set()
 
     async def run(self) -> None:
-        """Stay known: look ourselves up at the start and now and then, forget what is out of date."""
+        """Stay known: look ourselves up at the start and now and then, forget what is out of
+        date.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             while True:
@@ -125,16 +147,22 @@ class Kademlia:
                     await trio.sleep(pause_s)
                     await self.refresh(QUESTION_TIMEOUT_S * 4)
                 while len(self._table):
-                    await trio.sleep(REFRESH_S * self._rng.uniform(1 - REFRESH_JITTER, 1 + REFRESH_JITTER))
+                    await trio.sleep(
+                        REFRESH_S * self._rng.uniform(1 - REFRESH_JITTER, 1 + REFRESH_JITTER)
+                    )
                     await self.refresh(QUESTION_TIMEOUT_S * 4)
                     await self._refresh_one_bucket()
                 self._first_node = trio.Event()
 
     def status(self) -> RoutingStatus:
-        return RoutingStatus(len(self._table), self._records.keys_count, len(self._records), self._refreshed_s)
+        return RoutingStatus(
+            len(self._table), self._records.keys_count, len(self._records), self._refreshed_s
+        )
 
     async def refresh(self, timeout_s: float) -> int:
-        """Look ourselves up: the nodes near us learn of us and we of them; the size of the table then."""
+        """Look ourselves up: the nodes near us learn of us and we of them; the size of the table
+        then.
+        """
         with trio.move_on_after(timeout_s):
             await self._walk_to(encode_peer_id(self._swarm.peer_id))
             self._refreshed_s = trio.current_time()
@@ -147,7 +175,9 @@ class Kademlia:
         return [PeerAddress(PeerId(found.peer), found.addresses) for found in lookup.closest()]
 
     async def announce(self, key: bytes, timeout_s: float) -> int:
-        """How many nodes now remember us as a provider of `key`, each having said so; we ourselves not counted."""
+        """How many nodes now remember us as a provider of `key`, each having said so; we ourselves
+        not counted.
+        """
         own = self._own_addresses()
         if not own:
             return 0
@@ -172,7 +202,9 @@ class Kademlia:
 
     @asynccontextmanager
     async def find(self, key: bytes, count: int, timeout_s: float) -> AsyncIterator[ProviderLookup]:
-        """Ask afresh who provides `key`; the walk runs beside the caller and ends with its block."""
+        """Ask afresh who provides `key`; the walk runs beside the caller and ends with its
+        block.
+        """
         send, receive = trio.open_memory_channel[PeerAddress](count)
         found = ProviderLookup(receive)
         scope = trio.CancelScope(deadline=trio.current_time() + timeout_s)
@@ -211,12 +243,14 @@ class Kademlia:
             on_providers([(PeerId(peer), addresses) for peer, addresses in held])
             await self._walk(self._lookup(key), _message(Message.GET_PROVIDERS, key), on_providers)
 
-    # -- walking --------------------------------------------------------------------------------------------------------
+    # -- walking -------------------------------------------------------------------------------
 
     def _lookup(self, key: bytes) -> Lookup:
         position = position_of_key(key)
         lookup = Lookup(position, self._swarm.peer_id, position_of_peer)
-        lookup.add((node.peer, node.addresses) for node in self._table.closest(position, CLOSEST_MAX))
+        lookup.add(
+            (node.peer, node.addresses) for node in self._table.closest(position, CLOSEST_MAX)
+        )
         return lookup
 
     async def _walk_to(self, key: bytes) -> list[Candidate]:
@@ -230,7 +264,9 @@ class Kademlia:
         request: Message,
         on_providers: Callable[[Iterable[tuple[PeerId, tuple[str, ...]]]], None],
     ) -> None:
-        """Ask until the nearest nodes have answered; each answer's providers are handed on at once."""
+        """Ask until the nearest nodes have answered; each answer's providers are handed on at
+        once.
+        """
         progress = trio.Event()
 
         async def ask(candidate: Candidate) -> None:
@@ -241,7 +277,11 @@ class Kademlia:
                 lookup.on_answer(candidate.peer)
                 now = trio.current_time()
                 named = list(_read_peers(reply.closerPeers))
-                lookup.add((peer, addresses) for peer, addresses in named if self._unreachable.get(peer, now) <= now)
+                lookup.add(
+                    (peer, addresses)
+                    for peer, addresses in named
+                    if self._unreachable.get(peer, now) <= now
+                )
                 on_providers(_read_peers(reply.providerPeers))
             progress.set()
 
@@ -253,13 +293,17 @@ class Kademlia:
                 await progress.wait()
             nursery.cancel_scope.cancel()
 
-    async def _ask(self, candidate: Candidate, request: Message, *, is_reply_needed: bool = True) -> Message | None:
+    async def _ask(
+        self, candidate: Candidate, request: Message, *, is_reply_needed: bool = True
+    ) -> Message | None:
         """One question to one node; None if it did not answer, which the table hears of too."""
         peer = PeerId(candidate.peer)
         reply: Message | None = None
         try:
             with trio.move_on_after(QUESTION_TIMEOUT_S):
-                reply = await self._exchange(peer, candidate.addresses, request, is_reply_needed=is_reply_needed)
+                reply = await self._exchange(
+                    peer, candidate.addresses, request, is_reply_needed=is_reply_needed
+                )
         except P2phubError:
             pass  # Its fault or its absence: either way it did not answer.
         except Exception:
@@ -292,11 +336,14 @@ class Kademlia:
         except BaseException:
             stream.abort()
             raise
-        # Others' nodes take an announcement without a word and close the stream; ours say it back, or reset.
+        # Others' nodes take an announcement without a word and close the stream; ours say it back,
+        # or reset.
         return Message() if reply is None and not is_reply_needed else reply
 
     async def _refresh_one_bucket(self) -> None:
-        """Look up a random key at a random distance, so that far buckets hold nodes that still answer."""
+        """Look up a random key at a random distance, so that far buckets hold nodes that still
+        answer.
+        """
         bits = self._rng.randint(0, min(self._table.depth(), _REFRESH_BITS_MAX))
         while True:
             key = self._rng.randbytes(32)
@@ -310,10 +357,12 @@ class Kademlia:
             await trio.sleep(_EXPIRE_S)
             self._records.expire(trio.current_time())
 
-    # -- answering ------------------------------------------------------------------------------------------------------
+    # -- answering -----------------------------------------------------------------------------
 
     async def _serve(self, stream: Stream) -> None:
-        """Questions of one peer on one stream, until it closes it, breaks a rule or falls silent."""
+        """Questions of one peer on one stream, until it closes it, breaks a rule or falls
+        silent.
+        """
         while True:
             try:
                 with trio.fail_after(SERVE_IDLE_S):
@@ -325,7 +374,9 @@ class Kademlia:
                 raise PeerTimeout("nothing was asked on a stream of the table") from None
 
     def _answer(self, peer: PeerId, request: Message) -> Message:
-        """The reply to a question. Raises ProtocolViolation, which resets the stream: values, floods, nonsense."""
+        """The reply to a question. Raises ProtocolViolation, which resets the stream: values,
+        floods, nonsense.
+        """
         kind = request.type
         self._count(peer, -1, DHT_QUERIES_PER_10_S)
         if kind == Message.PING:
@@ -346,15 +397,22 @@ class Kademlia:
     def _reply_closer(self, peer: PeerId, request: Message) -> Message:
         reply = _message(request.type, request.key)
         nodes = self._table.closest(position_of_key(request.key), CLOSEST_MAX + 1)
-        _add_peers(reply.closerPeers, [(node.peer, node.addresses) for node in nodes if node.peer != peer][:CLOSEST_MAX])
+        _add_peers(
+            reply.closerPeers,
+            [(node.peer, node.addresses) for node in nodes if node.peer != peer][:CLOSEST_MAX],
+        )
         return reply
 
     def _take_record(self, peer: PeerId, request: Message) -> Message:
         """Keep the sender's own record and say it back, which is how it knows."""
         for provider, addresses in _read_peers(request.providerPeers):
-            if provider == peer and self._records.add(request.key, peer, addresses, trio.current_time()):
+            if provider == peer and self._records.add(
+                request.key, peer, addresses, trio.current_time()
+            ):
                 return _message(Message.ADD_PROVIDER, request.key)
-        raise ProtocolViolation("a record that is not kept: not the sender's own, or there is no room")
+        raise ProtocolViolation(
+            "a record that is not kept: not the sender's own, or there is no room"
+        )
 
     def _count(self, peer: PeerId, kind: int, count_max: int) -> None:
         now = trio.current_time()
@@ -373,16 +431,18 @@ def _message(kind: Message.MessageType, key: bytes) -> Message:
     return message
 
 
-def _add_peers(field: object, peers: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+def _add_peers(field: Any, peers: Iterable[tuple[str, tuple[str, ...]]]) -> None:
     for peer, addresses in peers:
-        entry = field.add()  # type: ignore[attr-defined]  # protobuf's repeated field, which has no public type
+        entry = field.add()
         entry.id = encode_peer_id(PeerId(peer))
         entry.addrs.extend(encode_address(address) for address in addresses)
 
 
 def _read_peers(field: Iterable[Message.Peer]) -> Iterable[tuple[PeerId, tuple[str, ...]]]:
-    """The peers of a message that have an id and an address we can dial; beyond the bound nothing is read."""
-    for _, entry in zip(range(DHT_PEERS_PER_MESSAGE_MAX), field):
+    """The peers of a message that have an id and an address we can dial; beyond the bound nothing
+    is read.
+    """
+    for entry in islice(field, DHT_PEERS_PER_MESSAGE_MAX):
         peer = decode_peer_id(entry.id)
         addresses = decode_addresses(entry.addrs)
         if peer is not None and addresses:

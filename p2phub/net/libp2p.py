@@ -1,6 +1,7 @@
 """The network over libp2p: TCP, Noise and yamux, identify, Kademlia.
 
-Of py-libp2p the identities, the Noise handshake and the messages of identify and Kademlia are used; what it
+Of py-libp2p the identities, the Noise handshake and the messages of identify and Kademlia are used;
+what it
 builds of them is replaced here by parts that are bounded and survive each other's ends.
 """
 
@@ -65,20 +66,29 @@ class Libp2pNetwork:
         kademlia_protocol: str = KADEMLIA,
         rng: random.Random | None = None,
     ) -> None:
-        """listen: TCP multiaddrs; port 0 picks one. announce: more addresses of ours, as behind a port mapping.
+        """listen: TCP multiaddrs; port 0 picks one. announce: more addresses of ours, as behind a
+        port mapping.
 
-        kademlia_protocol: the table to be part of; another name is another network. rng: for jitter only.
-        Raises NetworkError for another version of libp2p, BadSetting for addresses that cannot be used.
+        kademlia_protocol: the table to be part of; another name is another network. rng: for jitter
+        only.
+        Raises NetworkError for another version of libp2p, BadSetting for addresses that cannot be
+        used.
         """
         _assert_version()
         _silence()
         self.peer_id = identity.peer_id
         self._public_key = identity.key_pair.public_key.serialize()
         self._announced = tuple(parse_address(address) for address in announce)
-        self._known: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()  # least recently used first
+        self._known: OrderedDict[PeerId, tuple[str, ...]] = (
+            OrderedDict()
+        )  # least recently used first
         self._introduced: dict[Connection, trio.Event] = {}
         self._kademlia_protocol = kademlia_protocol
-        self._swarm = Swarm(identity, [listen_endpoint(address) for address in listen], on_connected=self._on_connected)
+        self._swarm = Swarm(
+            identity,
+            [listen_endpoint(address) for address in listen],
+            on_connected=self._on_connected,
+        )
         self._kademlia = Kademlia(
             self._swarm,
             kademlia_protocol,
@@ -89,9 +99,15 @@ class Libp2pNetwork:
         self._swarm.serve(IDENTIFY, Served(self._serve_identify, 4))
         self._swarm.serve(PING, Served(_serve_ping, 2))
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------
 
-    def serve(self, protocol: str, on_stream: OnStream, *, streams_per_peer_max: int = STREAMS_PER_PEER_MAX) -> None:
+    def serve(
+        self,
+        protocol: str,
+        on_stream: OnStream,
+        *,
+        streams_per_peer_max: int = STREAMS_PER_PEER_MAX,
+    ) -> None:
         self._swarm.serve(protocol, Served(on_stream, streams_per_peer_max))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -111,7 +127,7 @@ class Libp2pNetwork:
         found = [*self._announced, *map(str, self._swarm.endpoints())]
         return tuple(dict.fromkeys(found))[:ADDRESSES_PER_PEER_MAX]
 
-    # -- peers ----------------------------------------------------------------------------------------------------------
+    # -- peers ---------------------------------------------------------------------------------
 
     async def connect(self, address: PeerAddress, *, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         try:
@@ -124,17 +140,22 @@ class Libp2pNetwork:
         except trio.TooSlowError:
             if self._swarm.connection(address.peer) is None:
                 raise PeerUnreachable(
-                    f"{address.peer} could not be reached within {timeout_s:.0f} s at {', '.join(address.addresses)}",
+                    f"{address.peer} could not be reached within {timeout_s:.0f} s"
+                    f" at {', '.join(address.addresses)}",
                     peer=address.peer,
                 ) from None
 
-    async def open(self, peer: PeerId, protocol: str, *, timeout_s: float = OPEN_TIMEOUT_S) -> Stream:
+    async def open(
+        self, peer: PeerId, protocol: str, *, timeout_s: float = OPEN_TIMEOUT_S
+    ) -> Stream:
         try:
             with trio.fail_after(timeout_s):
                 connection = await self._swarm.dial(peer, self._known.get(peer, ()))
                 return await self._swarm.open(connection, protocol)
         except trio.TooSlowError:
-            raise PeerUnreachable(f"{peer} did not answer within {timeout_s:.0f} s", peer=peer) from None
+            raise PeerUnreachable(
+                f"{peer} did not answer within {timeout_s:.0f} s", peer=peer
+            ) from None
 
     async def disconnect(self, peer: PeerId) -> None:
         await self._swarm.disconnect(peer)
@@ -142,7 +163,7 @@ class Libp2pNetwork:
     def peers(self) -> list[PeerStatus]:
         return [connection.status() for connection in self._swarm.connections()]
 
-    # -- the table ------------------------------------------------------------------------------------------------------
+    # -- the table -----------------------------------------------------------------------------
 
     async def announce(self, key: bytes, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
         return await self._kademlia.announce(_multihash(key), timeout_s)
@@ -152,7 +173,9 @@ class Libp2pNetwork:
     ) -> AbstractAsyncContextManager[Lookup]:
         return self._kademlia.find(_multihash(key), count, timeout_s)
 
-    async def find_closest(self, key: bytes, *, timeout_s: float = FIND_TIMEOUT_S) -> list[PeerAddress]:
+    async def find_closest(
+        self, key: bytes, *, timeout_s: float = FIND_TIMEOUT_S
+    ) -> list[PeerAddress]:
         return await self._kademlia.find_closest(_multihash(key), timeout_s)
 
     async def refresh(self, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
@@ -161,12 +184,14 @@ class Libp2pNetwork:
     def routing(self) -> RoutingStatus:
         return self._kademlia.status()
 
-    # -- introductions --------------------------------------------------------------------------------------------------
+    # -- introductions -------------------------------------------------------------------------
 
     def _on_connected(self, connection: Connection) -> None:
         self._introduced[connection] = trio.Event()
         if connection.is_outbound:
-            self._remember(connection.peer, (str(connection.remote), *self._known.get(connection.peer, ())))
+            self._remember(
+                connection.peer, (str(connection.remote), *self._known.get(connection.peer, ()))
+            )
         self._swarm.start_soon(self._identify, connection)
 
     async def _identify(self, connection: Connection) -> None:
@@ -175,7 +200,9 @@ class Libp2pNetwork:
             with trio.move_on_after(_IDENTIFY_TIMEOUT_S):
                 stream = await self._swarm.open(connection, IDENTIFY)
                 try:
-                    said = await receive_introduction(stream, connection.remote, is_outbound=connection.is_outbound)
+                    said = await receive_introduction(
+                        stream, connection.remote, is_outbound=connection.is_outbound
+                    )
                     await stream.close()
                 except BaseException:
                     stream.abort()
@@ -196,7 +223,12 @@ class Libp2pNetwork:
         if connection is None:
             return
         await introduce(
-            stream, AGENT, self._public_key, self._own_addresses(), self._swarm.protocols, connection.remote
+            stream,
+            AGENT,
+            self._public_key,
+            self._own_addresses(),
+            self._swarm.protocols,
+            connection.remote,
         )
 
     def _remember(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
@@ -232,7 +264,8 @@ def _assert_version() -> None:
     installed = version("libp2p")
     if installed != LIBP2P_VERSION:
         raise NetworkError(
-            f"libp2p {installed} is installed, p2phub works with exactly {LIBP2P_VERSION}: install what the lock file names",
+            f"libp2p {installed} is installed, p2phub works with exactly {LIBP2P_VERSION}:"
+            " install what the lock file names",
             installed=installed,
         )
 

@@ -27,7 +27,9 @@ class ByteStream(Protocol):
 
 
 async def propose(stream: ByteStream, protocol: str) -> None:
-    """Ask the other end to speak `protocol`. Raises ProtocolRefused, ProtocolViolation, StreamClosed."""
+    """Ask the other end to speak `protocol`. Raises ProtocolRefused, ProtocolViolation,
+    StreamClosed.
+    """
     await stream.send(_line(_HEADER) + _line(protocol))
     header = await _receive_line(stream)
     if header != _HEADER:
@@ -40,7 +42,9 @@ async def propose(stream: ByteStream, protocol: str) -> None:
 
 
 async def answer(stream: ByteStream, protocols: Container[str]) -> str:
-    """Wait for the other end's proposal of something we speak. Raises ProtocolViolation, StreamClosed."""
+    """Wait for the other end's proposal of something we speak. Raises ProtocolViolation,
+    StreamClosed.
+    """
     await stream.send(_line(_HEADER))
     header = await _receive_line(stream)
     if header != _HEADER:
@@ -51,7 +55,9 @@ async def answer(stream: ByteStream, protocols: Container[str]) -> str:
             await stream.send(_line(proposal))
             return proposal
         await stream.send(_line(_NOT_AVAILABLE))
-    raise ProtocolViolation(f"a peer proposed {PROTOCOLS_OFFERED_MAX} protocols, none of which we speak")
+    raise ProtocolViolation(
+        f"a peer proposed {PROTOCOLS_OFFERED_MAX} protocols, none of which we speak"
+    )
 
 
 def _line(text: str) -> bytes:

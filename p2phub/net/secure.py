@@ -1,6 +1,7 @@
 """A TCP connection under Noise: the other end's peer id is proven, everything after is encrypted.
 
-The handshake is libp2p's; messages are cut, encrypted and read here, in one piece per 64 KiB, since its
+The handshake is libp2p's; messages are cut, encrypted and read here, in one piece per 64 KiB, since
+its
 session copies each byte some ten times and leaves half a message behind when a write is cancelled.
 Noise alone is offered: with plaintext anyone is anyone.
 Source: https://github.com/libp2p/specs/blob/master/noise/README.md.
@@ -26,8 +27,13 @@ from p2phub.net.multistream import answer, propose
 
 PLAINTEXT_BYTES_MAX = 65_535 - 16  # one Noise message less its tag
 _RECEIVE_BYTES = 262_144  # four messages in one system call
-_UNSENT_BYTES = 262_144  # the kernel asks for more when this little is unsent: fewer wake-ups than at trio's 16 KiB
-_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 20, 3  # a silent peer is gone after two minutes
+# The kernel asks for more when this little is unsent: fewer wake-ups than at trio's 16 KiB.
+_UNSENT_BYTES = 262_144
+_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = (
+    60,
+    20,
+    3,
+)  # a silent peer is gone after two minutes
 _UNACKNOWLEDGED_MS = 120_000  # the same for a peer that vanished while we were sending
 
 
@@ -47,7 +53,7 @@ class Socket:
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | bytearray) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -60,7 +66,9 @@ class Socket:
         return data
 
     async def fill(self, count: int) -> None:
-        """Have at least `count` bytes buffered. Raises StreamClosed at the end of the connection."""
+        """Have at least `count` bytes buffered. Raises StreamClosed at the end of the
+        connection.
+        """
         while len(self._buffer) < count:
             try:
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
@@ -88,13 +96,16 @@ class SecureChannel:
     """Authenticated and encrypted messages to one peer. One task sends, one receives."""
 
     def __init__(self, wire: Socket, peer: PeerId, cipher: Any) -> None:
-        # cipher: libp2p's read-writer of the finished handshake; only its encrypt and decrypt are used.
+        # cipher: libp2p's read-writer of the finished handshake; only its encrypt and decrypt are
+        # used.
         self.peer = peer
         self._wire = wire
         self._cipher = cipher
 
     async def send(self, messages: list[bytes]) -> None:
-        """Send messages of at most PLAINTEXT_BYTES_MAX each. If cancelled the channel must be closed."""
+        """Send messages of at most PLAINTEXT_BYTES_MAX each. If cancelled the channel must be
+        closed.
+        """
         sealed = bytearray()
         for message in messages:
             ciphertext = self._cipher.encrypt(message)
@@ -107,7 +118,9 @@ class SecureChannel:
         message = await self._wire.receive_message()
         try:
             return bytes(self._cipher.decrypt(message))
-        except Exception as error:  # libp2p's cipher names its own faults and passes on those of two libraries
+        except (
+            Exception
+        ) as error:  # libp2p's cipher names its own faults and passes on those of two libraries
             raise ProtocolViolation("a message failed authentication") from error
 
     def close_now(self) -> None:
@@ -115,7 +128,9 @@ class SecureChannel:
 
 
 class MessageStream:
-    """A channel's messages as a byte stream, for the one negotiation that precedes the multiplexer."""
+    """A channel's messages as a byte stream, for the one negotiation that precedes the
+    multiplexer.
+    """
 
     def __init__(self, channel: SecureChannel) -> None:
         self._channel = channel
@@ -138,7 +153,9 @@ class Security:
         self._transport = Transport(identity.key_pair, create_noise_key_pair().private_key)
 
     async def secure_outbound(self, wire: Socket, peer: PeerId) -> SecureChannel:
-        """Shake hands with exactly `peer`. Raises ProtocolRefused, ProtocolViolation, StreamClosed."""
+        """Shake hands with exactly `peer`. Raises ProtocolRefused, ProtocolViolation,
+        StreamClosed.
+        """
         await propose(wire, NOISE)
         return await self._shake(wire, peer)
 
@@ -156,8 +173,11 @@ class Security:
                 session = await self._transport.secure_outbound(connection, ID.from_base58(peer))
         except StreamClosed:
             raise
-        except Exception as error:  # the handshake parses a stranger's bytes with three libraries: any failure is the peer's
-            raise ProtocolViolation(f"the handshake failed: {type(error).__name__}: {error}") from error
+        # The handshake parses a stranger's bytes with three libraries: any failure is the peer's.
+        except Exception as error:
+            raise ProtocolViolation(
+                f"the handshake failed: {type(error).__name__}: {error}"
+            ) from error
         proven = PeerId(session.get_remote_peer().to_base58())
         if peer is not None and proven != peer:
             raise ProtocolViolation(f"{peer} was dialled, {proven} answered")

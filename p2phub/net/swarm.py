@@ -1,4 +1,5 @@
-"""Every live connection of this node: accepted, dialled, bounded, shared by all protocols, given back when it ends.
+"""Every live connection of this node: accepted, dialled, bounded, shared by all protocols, given
+back when it ends.
 
 A connection is TCP, Noise and yamux. What a protocol does on its streams is not known here.
 """
@@ -9,12 +10,19 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
 
-from p2phub.errors import NetworkError, P2phubError, PeerUnreachable, PortInUse, ProtocolViolation, StreamClosed
+from p2phub.errors import (
+    NetworkError,
+    P2phubError,
+    PeerUnreachable,
+    PortInUse,
+    ProtocolViolation,
+    StreamClosed,
+)
 from p2phub.net.addresses import Endpoint, endpoint_from_socket, expand_wildcard, is_own_machine
 from p2phub.net.base import OnStream, PeerId, PeerStatus
 from p2phub.net.dial import connect_tcp, first_to_answer
@@ -22,7 +30,8 @@ from p2phub.net.identity import Identity
 from p2phub.net.multistream import answer, propose
 from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
 from p2phub.net.yamux import PROTOCOL as YAMUX
-from p2phub.net.yamux import Yamux, YamuxStream
+from p2phub.net.yamux import Yamux
+from p2phub.net.yamux_stream import YamuxStream
 from p2phub.proto.limits import (
     CONNECTIONS_INBOUND_MAX,
     CONNECTIONS_MAX,
@@ -102,7 +111,9 @@ class Swarm:
         *,
         on_connected: Callable[[Connection], None],
     ) -> None:
-        """on_connected: told of each new connection; it may start tasks through `start_soon`, not wait."""
+        """on_connected: told of each new connection; it may start tasks through `start_soon`, not
+        wait.
+        """
         self.peer_id = identity.peer_id
         self._security = Security(identity)
         self._listen = listen
@@ -118,7 +129,7 @@ class Swarm:
         self.listening: list[Endpoint] = []  # bound, with real ports; wildcards as given
         self.faults_count = 0
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------
 
     def serve(self, protocol: str, served: Served) -> None:
         assert self._nursery is None, "protocols are served before run(): peers hear of them once"
@@ -146,11 +157,11 @@ class Swarm:
             for connection in self.connections():
                 connection.yamux.end("this node stops")
 
-    def start_soon(self, task: Callable[..., object], *arguments: object) -> None:
+    def start_soon(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Run something as long as this swarm does. Raises NetworkError when it does not run."""
         if self._nursery is None:
             raise NetworkError("the network is not running")
-        self._nursery.start_soon(task, *arguments)  # type: ignore[arg-type]  # trio wants the exact argument tuple
+        self._nursery.start_soon(task, *arguments)
 
     def _bind(self) -> list[trio.socket.SocketType]:
         """One listening socket per address, none of which may be shared with another program."""
@@ -163,20 +174,28 @@ class Swarm:
                 listener.close()
             raise
         bound = zip(self._listen, listeners, strict=True)
-        self.listening = [Endpoint(asked.kind, asked.host, got.getsockname()[1]) for asked, got in bound]
+        self.listening = [
+            Endpoint(asked.kind, asked.host, got.getsockname()[1]) for asked, got in bound
+        ]
         return listeners
 
     def endpoints(self) -> list[Endpoint]:
         """Where others may dial us, wildcards expanded now, as interfaces come and go."""
-        return list(dict.fromkeys(found for endpoint in self.listening for found in expand_wildcard(endpoint)))
+        return list(
+            dict.fromkeys(
+                found for endpoint in self.listening for found in expand_wildcard(endpoint)
+            )
+        )
 
-    # -- who is there ---------------------------------------------------------------------------------------------------
+    # -- who is there --------------------------------------------------------------------------
 
     def connections(self) -> list[Connection]:
         return [connection for group in self._connections.values() for connection in group]
 
     def connection(self, peer: PeerId) -> Connection | None:
-        """The newest live connection with a peer: an older one may be a ghost of its former life."""
+        """The newest live connection with a peer: an older one may be a ghost of its former
+        life.
+        """
         group = self._connections.get(peer)
         return group[-1] if group else None
 
@@ -185,7 +204,7 @@ class Swarm:
             await connection.yamux.close()
             self._remove(connection)
 
-    # -- streams --------------------------------------------------------------------------------------------------------
+    # -- streams -------------------------------------------------------------------------------
 
     async def open(self, connection: Connection, protocol: str) -> PeerStream:
         """A stream on this connection. Raises StreamClosed, ProtocolRefused, ProtocolViolation."""
@@ -199,7 +218,9 @@ class Swarm:
         return PeerStream(stream, connection)
 
     async def _serve(self, connection: Connection, stream: YamuxStream) -> None:
-        """One inbound stream, from its first line to its end; whatever happens ends this stream or peer alone."""
+        """One inbound stream, from its first line to its end; whatever happens ends this stream or
+        peer alone.
+        """
         connection.used_s = trio.current_time()
         try:
             with trio.move_on_after(NEGOTIATE_TIMEOUT_S) as first_line:
@@ -223,9 +244,13 @@ class Swarm:
         finally:
             connection.used_s = trio.current_time()
 
-    async def _serve_protocol(self, connection: Connection, stream: YamuxStream, protocol: str) -> None:
+    async def _serve_protocol(
+        self, connection: Connection, stream: YamuxStream, protocol: str
+    ) -> None:
         served = self._served[protocol]
-        by_peer = sum(other.serving[protocol] for other in self._connections.get(connection.peer, ()))
+        by_peer = sum(
+            other.serving[protocol] for other in self._connections.get(connection.peer, ())
+        )
         is_full = served.streams_max is not None and self._serving[protocol] >= served.streams_max
         if by_peer >= served.streams_per_peer_max or is_full:
             stream.abort("too many streams of this protocol")
@@ -253,7 +278,7 @@ class Swarm:
         self.faults_count += 1
         log.exception("a task that dealt with %s failed", peer)
 
-    # -- dialling -------------------------------------------------------------------------------------------------------
+    # -- dialling ------------------------------------------------------------------------------
 
     async def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Connection:
         """A connection with `peer`, the live one if there is one. Raises PeerUnreachable.
@@ -272,7 +297,9 @@ class Swarm:
             await underway.wait()
 
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Connection:
-        if len(self.connections()) >= CONNECTIONS_MAX and not self._make_room(is_inbound_only=False):
+        if len(self.connections()) >= CONNECTIONS_MAX and not self._make_room(
+            is_inbound_only=False
+        ):
             raise PeerUnreachable("all connections are in use", peer=peer)
         done = self._dials[peer] = trio.Event()
 
@@ -283,12 +310,16 @@ class Swarm:
             connection.yamux.end("another address was quicker")
 
         try:
-            connection, failures = await first_to_answer(addresses, attempt, discard)
-            if connection is None:
+            found, failures = await first_to_answer(addresses, attempt, discard)
+            if not found:
                 detail = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
-                raise PeerUnreachable(f"{peer} could not be reached: {detail or 'no address is known'}", peer=peer, failures=failures)
-            self._add(connection)
-            return connection
+                raise PeerUnreachable(
+                    f"{peer} could not be reached: {detail or 'no address is known'}",
+                    peer=peer,
+                    failures=failures,
+                )
+            self._add(found[0])
+            return found[0]
         finally:
             del self._dials[peer]
             done.set()
@@ -304,7 +335,7 @@ class Swarm:
             wire.close_now()
             raise
 
-    # -- accepting ------------------------------------------------------------------------------------------------------
+    # -- accepting -----------------------------------------------------------------------------
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
         assert self._nursery is not None
@@ -328,10 +359,15 @@ class Swarm:
             return False
         if is_own_machine(host):
             return True
-        return self._handshakes[host] < HANDSHAKES_PER_HOST_MAX and self._by_host[host] < CONNECTIONS_PER_HOST_MAX
+        return (
+            self._handshakes[host] < HANDSHAKES_PER_HOST_MAX
+            and self._by_host[host] < CONNECTIONS_PER_HOST_MAX
+        )
 
     async def _welcome(self, accepted: trio.socket.SocketType, remote: Endpoint) -> None:
-        """Find out who dialled; a slot is held for HANDSHAKE_TIMEOUT_S at most and always given back."""
+        """Find out who dialled; a slot is held for HANDSHAKE_TIMEOUT_S at most and always given
+        back.
+        """
         connection: Connection | None = None
         try:
             wire = Socket(trio.SocketStream(accepted))
@@ -357,9 +393,11 @@ class Swarm:
             return
         self._add(connection)
 
-    # -- the table ------------------------------------------------------------------------------------------------------
+    # -- the table -----------------------------------------------------------------------------
 
-    def _connection_of(self, channel: SecureChannel, remote: Endpoint, received: bytes, *, is_outbound: bool) -> Connection:
+    def _connection_of(
+        self, channel: SecureChannel, remote: Endpoint, received: bytes, *, is_outbound: bool
+    ) -> Connection:
         now = trio.current_time()
         yamux = Yamux(channel, is_client=is_outbound, received=received, on_unread=self._on_unread)
         return Connection(channel.peer, remote, is_outbound, yamux, now, now)
@@ -412,7 +450,8 @@ class Swarm:
         idle = [
             connection
             for connection in self.connections()
-            if not connection.yamux.streams_count and not (is_inbound_only and connection.is_outbound)
+            if not connection.yamux.streams_count
+            and not (is_inbound_only and connection.is_outbound)
         ]
         if not idle:
             return False
@@ -422,7 +461,9 @@ class Swarm:
         return True
 
     def _on_unread(self, change: int) -> None:
-        """All unread bytes together stay bounded: the peer that filled most loses its connection."""
+        """All unread bytes together stay bounded: the peer that filled most loses its
+        connection.
+        """
         self._unread_bytes += change
         if change > 0 and self._unread_bytes > NETWORK_BUFFERED_BYTES_MAX:
             fullest = max(self.connections(), key=lambda connection: connection.yamux.unread_bytes)
@@ -441,7 +482,8 @@ def _bind_one(endpoint: Endpoint) -> trio.socket.SocketType:
     family = socket.AF_INET if endpoint.kind == "ip4" else socket.AF_INET6
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Restarting on a port in TIME_WAIT is meant; sharing it is not, so SO_REUSEPORT stays off and bind() tells.
+        # Restarting on a port in TIME_WAIT is meant; sharing it is not, so SO_REUSEPORT stays off
+        # and bind() tells.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -451,10 +493,13 @@ def _bind_one(endpoint: Endpoint) -> trio.socket.SocketType:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
-                f"another program listens on {endpoint.host} port {endpoint.port}; stop it or choose another port",
+                f"another program listens on {endpoint.host} port {endpoint.port};"
+                " stop it or choose another port",
                 address=str(endpoint),
             ) from error
-        raise PortInUse(f"cannot listen on {endpoint}: {error.strerror}", address=str(endpoint)) from error
+        raise PortInUse(
+            f"cannot listen on {endpoint}: {error.strerror}", address=str(endpoint)
+        ) from error
     return trio.socket.from_stdlib_socket(listener)
 
 

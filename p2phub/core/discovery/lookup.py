@@ -1,4 +1,5 @@
-"""Kademlia's lookup: ask the nodes nearest to a position for nearer ones, until the nearest 20 have answered.
+"""Kademlia's lookup: ask the nodes nearest to a position for nearer ones, until the nearest 20 have
+answered.
 
 Decides whom to ask next; asking is done elsewhere.
 Source: Maymounkov and Mazieres 2002, 2.3.
@@ -62,7 +63,9 @@ class Lookup:
     def next_candidates(self) -> list[Candidate]:
         """Whom to ask now; they count as asked. Empty: wait for an answer, or `is_done`."""
         awaited = sum(candidate.answer is Answer.AWAITED for candidate in self._candidates.values())
-        chosen = [candidate for candidate in self._contenders() if candidate.answer is Answer.UNASKED]
+        chosen = [
+            candidate for candidate in self._contenders() if candidate.answer is Answer.UNASKED
+        ]
         chosen = chosen[: max(QUESTIONS_AT_ONCE - awaited, 0)]
         for candidate in chosen:
             candidate.answer = Answer.AWAITED
@@ -88,7 +91,9 @@ class Lookup:
         return [found for found in self._sorted() if found.answer is Answer.RECEIVED][:CLOSEST_MAX]
 
     def _contenders(self) -> list[Candidate]:
-        return [found for found in self._sorted() if found.answer is not Answer.FAILED][:CLOSEST_MAX]
+        return [found for found in self._sorted() if found.answer is not Answer.FAILED][
+            :CLOSEST_MAX
+        ]
 
     def _sorted(self) -> list[Candidate]:
         if not self._is_sorted:

@@ -1,6 +1,7 @@
 """Provider records that this node keeps for others: who says that it holds a key.
 
-Bounded per key, per sender and in all. The first providers of a key stay, so that nobody is pushed out
+Bounded per key, per sender and in all. The first providers of a key stay, so that nobody is pushed
+out
 by later ones; a full store takes from the sender that has most, so that nobody can fill it alone.
 """
 
@@ -36,7 +37,8 @@ class ProviderRecords:
         self._records_max = records_max
         self._records_per_sender_max = records_per_sender_max
         self._providers_per_key_max = providers_per_key_max
-        # Invariant: peer in _providers[key] iff key in _senders[peer].keys; neither holds an empty entry.
+        # Invariant: peer in _providers[key] iff key in _senders[peer].keys; neither holds an empty
+        # entry.
         self._providers: dict[bytes, dict[str, None]] = {}
         self._senders: dict[str, _Sender] = {}
         self._count = 0

@@ -33,7 +33,8 @@ class RoutingTable:
 
     def __init__(self, own_position: int) -> None:
         self._own_position = own_position
-        # Invariant: a peer is in at most one of the two, in the bucket of its position; least recently heard of first.
+        # Invariant: a peer is in at most one of the two, in the bucket of its position; least
+        # recently heard of first.
         self._buckets: dict[int, dict[str, Node]] = {}
         self._spares: dict[int, dict[str, Node]] = {}
 
@@ -108,7 +109,9 @@ def _fits_subnets(node: Node, others: Iterable[Node]) -> bool:
 
 
 def _public_subnets(node: Node) -> set[str]:
-    """The /24 and /48 networks of a node's public addresses; private ones and names count for nothing."""
+    """The /24 and /48 networks of a node's public addresses; private ones and names count for
+    nothing.
+    """
     found = set()
     for address in node.addresses:
         _, kind, host, *_ = address.split("/")
