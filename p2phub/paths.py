@@ -107,3 +107,63 @@ def home(named: str | os.PathLike[str] | None = None) -> Home:
     """The home folder: as named, else $P2PHUB_HOME, else ~/.p2phub."""
     chosen = named or os.environ.get(HOME_VARIABLE) or Path.home() / ".p2phub"
     return Home(Path(chosen).expanduser().absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFolder:
+    """The store's own folder, file by file."""
+
+    root: Path
+
+    @property
+    def version(self) -> Path:
+        """One line: which layout this is. Written first, read first."""
+        return self.root / "VERSION"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index.db"
+
+    @property
+    def journal(self) -> Path:
+        """What no file of the store can tell: adopted paths, releases, pins. Append-only."""
+        return self.root / "journal"
+
+    @property
+    def parts(self) -> Path:
+        return self.root / "part"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def scratch(self) -> Path:
+        """Emptied at each start."""
+        return self.root / "tmp"
+
+    def part(self, name: bytes) -> Path:
+        return self.parts / name.hex()
+
+    def whole(self, name: bytes) -> Path:
+        text = name.hex()
+        return self.data / text[:2] / text
+
+    def pack(self, number: int) -> Path:
+        return self.packs / f"{number:06}.pack"
+
+
+PART_FOLDER = ".p2phub-part"  # inside the folder that a fetch writes to; no release may name it
+
+
+def part_in(folder: Path, name: bytes) -> Path:
+    """Where a part lies whose result belongs into the user's `folder`."""
+    return folder / PART_FOLDER / name.hex()

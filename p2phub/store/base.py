@@ -41,7 +41,7 @@ class ObjectState(StrEnum):
     PARTIAL = "partial"  # some chunks held (or none yet): usable where held
     COMPLETE = "complete"  # all chunks held and the SHA-256 recomputed here
     CONDEMNED = "condemned"  # all chunks genuine, but the SHA-256 its record claims is false
-    CHANGED = "changed"  # it lay in a file of the user's that was edited, cut or removed: nothing of it is held
+    CHANGED = "changed"  # it lay in a user's file that was edited or removed: nothing is held
 
 
 class Method(StrEnum):

@@ -1,0 +1,382 @@
+"""The store on a disk: one folder that holds everything, opened by one process at a time (the daemon locks its home).
+
+What is where: `p2phub.paths.StoreFolder`. How bytes become durable: parts.py and packs.py. Everything that can be wrong on
+the disk is found at open (cheap things) or at each read (bytes); nothing wrong stops the store.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from p2phub.digest import Digest, digest
+from p2phub.errors import NotHeld, StoreFailed, StoreNewer, TooLarge
+from p2phub.paths import StoreFolder
+from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.proto.manifest import FileRecord
+from p2phub.proto.messages import Run
+from p2phub.store import bits
+from p2phub.store.base import (
+    FileStamp,
+    ObjectState,
+    ObjectStatus,
+    Place,
+    Placement,
+    Release,
+    SourceFile,
+    StoreUsage,
+    Withdrawn,
+)
+from p2phub.store.file_system import FileSystem, failures, network_file_system
+from p2phub.store.holdings import Holdings
+from p2phub.store.index import Index
+from p2phub.store.journal import Journal
+from p2phub.store.objects import StoredObject
+from p2phub.store.packs import Packs
+from p2phub.store.parts import Parts
+from p2phub.store.placing import Placing
+from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
+from p2phub.store.taking import Taking
+
+STORE_VERSION = 1
+_VERSION_TEXT = "p2phub store "
+PUT_CHUNKS_MAX = 4096  # written and synced at once
+
+
+class DiskStore:
+    """See `p2phub.store.base.Store`."""
+
+    def __init__(self, root: Path, *, files: FileSystem | None = None) -> None:
+        """Open the store below `root`, or make one. Raises StoreNewer, StoreFull, StoreFailed."""
+        self._files = files or FileSystem()
+        self._folder = folder = StoreFolder(root.absolute())
+        _prepare(self._files, folder)
+        self._index = Index(folder.index, self._files)
+        packs = Packs(folder, self._files, self._index.pack_ends())
+        self._holdings = Holdings(folder, self._files, self._index, packs)
+        self._journal = Journal(folder.journal, self._files)
+        self._parts = Parts(self._holdings, self._journal)
+        self._taking = Taking(self._holdings, self._journal)
+        self._placing = Placing(self._holdings)
+        self._packs = packs
+        self._recover()
+
+    # ---- single chunks and documents
+
+    def has(self, digest: Digest) -> bool:
+        return bool(self._holdings.has([digest], is_durable=False))
+
+    def get(self, digest: Digest) -> bytes:
+        return self._holdings.get(digest)
+
+    def put(self, chunks: Sequence[bytes]) -> list[Digest]:
+        names = []
+        for chunk in chunks:
+            if len(chunk) > CHUNK_BYTES_MAX:
+                raise TooLarge(f"a chunk of {len(chunk)} bytes exceeds {CHUNK_BYTES_MAX}")
+            names.append(digest(chunk))
+        held = self._index.in_packs(names)
+        new = [(name, chunk) for name, chunk in zip(names, chunks, strict=True) if name not in held]
+        for start in range(0, len(new), PUT_CHUNKS_MAX):
+            self._packs.append(new[start : start + PUT_CHUNKS_MAX])
+            self._parts.commit_packs()
+        if len(self._index.in_packs([name for name, _ in new])) < len({name for name, _ in new}):
+            # Another thread's sync failed with these in it.
+            raise StoreFailed(f"the disk lost what was written to {self._folder.packs}: try again")
+        return names
+
+    # ---- pages
+
+    def held(self, page: Digest) -> bytes | None:
+        return self._bits(page, is_durable=True)
+
+    def missing(self, page: Digest) -> array[int]:
+        held = self._bits(page, is_durable=False)
+        if held is None:
+            raise NotHeld(f"this node does not hold the page {page.hex()}", digest=page.hex())
+        return bits.unset(held, len(self._holdings.pages.get(page)))
+
+    def span_reader(self, runs: Sequence[Run]) -> DiskSpanReader:
+        return DiskSpanReader(self._holdings, runs)
+
+    def span_writer(self, runs: Sequence[Run]) -> DiskSpanWriter:
+        return DiskSpanWriter(self._holdings, self._parts, runs)
+
+    # ---- objects
+
+    def open_part(self, object: Digest, *, folder: Path | None = None) -> None:
+        self._parts.open(object, folder)
+
+    def reuse(self, object: Digest) -> int:
+        return 0
+
+    def checkpoint_due(self, now: float) -> bool:
+        return self._parts.is_due(now)
+
+    def checkpoint(self) -> list[tuple[Digest, array[int]]]:
+        return self._parts.checkpoint()
+
+    def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
+        found = self._holdings.named(object)
+        if found is None:
+            raise NotHeld(f"nothing is held of the object {object.hex()}", object=object.hex())
+        placement = None
+        if found.row.state is not ObjectState.COMPLETE:
+            placement = self._parts.finish(found, place)
+        row = found.row
+        if place is None or row.path == place.folder / place.path:
+            return placement or Placement(self._holdings.path(found), {}, 0)
+        file = FileRecord(place.path, row.size, row.sha256, row.digest, row.chunk_count)
+        return self._placing.place_files([file], place.folder)
+
+    def status(self, object: Digest) -> ObjectStatus | None:
+        found = self._holdings.named(object)
+        if found is not None:
+            return self._status(found)
+        location = self._packs.pending(object) or self._index.locate(object)
+        if location is None:
+            return None
+        sha256 = self._index.sha256_of_small(object) or b""
+        state = ObjectState.COMPLETE if sha256 else ObjectState.PARTIAL
+        return ObjectStatus(object, location.length, sha256, 1, 1, location.length, state, None)
+
+    def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
+        for id in self._index.object_ids("chunk_count > 1 AND size >= ?", (size_min,)):
+            object = self._holdings.object(id)
+            if object is not None:
+                yield self._status(object)
+
+    def object_by_sha256(self, sha256: bytes) -> Digest | None:
+        row = self._index.complete_with_sha256(sha256)
+        return row.digest if row else self._index.small_with_sha256(sha256)
+
+    def discard_part(self, object: Digest) -> None:
+        found = self._holdings.named(object)
+        if found is not None and found.row.state is not ObjectState.COMPLETE:
+            self._parts.discard(found)
+
+    # ---- the user's files
+
+    def take(self, files: Sequence[SourceFile], documents: Iterable[bytes] = ()) -> Placement:
+        group: list[bytes] = []
+        size = 0
+        for document in documents:
+            group.append(document)
+            size += len(document)
+            if size >= 16 << 20:
+                self.put(group)
+                group, size = [], 0
+        self.put(group)
+        return self._taking.take(files)
+
+    def withdrawn(self) -> list[Withdrawn]:
+        return self._holdings.withdrawn()
+
+    def recheck(self) -> int:
+        changed = 0
+        for id in self._index.object_ids("kind = 'adopted' AND state != 'changed'"):
+            object = self._holdings.object(id)
+            if object is None or object.row.path is None:
+                continue
+            try:
+                is_same = FileStamp.of(os.lstat(object.row.path)) == object.row.stamp
+                reason = "was edited"
+            except FileNotFoundError:
+                is_same, reason = False, "was removed"
+            except OSError:
+                continue  # a disk that is away for a moment is not a file that changed
+            if not is_same:
+                self._holdings.withdraw(object, reason)
+                changed += 1
+        return changed
+
+    # ---- trees for people
+
+    def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
+        return self._placing.materialize(files, destination)
+
+    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
+        return self._placing.place_files(files, folder)
+
+    def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
+        return self._placing.conflicts(files, folder)
+
+    # ---- what is kept
+
+    def add_release(self, release: Release) -> None:
+        self._journal.append(
+            [
+                {
+                    "do": "keep",
+                    "manifest": release.manifest.hex(),
+                    "name": release.name,
+                    "origin": release.origin,
+                    "path": None if release.path is None else str(release.path),
+                    "method": release.method,
+                    "added_s": release.added_s,
+                    "pinned": release.is_pinned,
+                }
+            ]
+        )
+        with self._index.transaction() as change:
+            change.put_release(release)
+
+    def remove_release(self, manifest: Digest, name: str | None = None) -> bool:
+        self._journal.append([{"do": "let go", "manifest": manifest.hex(), "name": name}])
+        with self._index.transaction() as change:
+            return change.drop_release(manifest, name) > 0
+
+    def releases(self) -> list[Release]:
+        return self._index.releases()
+
+    def pin(self, manifest: Digest, pinned: bool) -> bool:
+        self._journal.append([{"do": "pin", "manifest": manifest.hex(), "pinned": pinned}])
+        with self._index.transaction() as change:
+            return change.pin(manifest, pinned) > 0
+
+    def lease(self, manifest: Digest, owner: str, until_s: float) -> None:
+        with self._index.transaction() as change:
+            change.put_lease(manifest, owner, until_s)
+
+    def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
+        return self._index.leases(now_s)
+
+    # ---- itself
+
+    def usage(self) -> StoreUsage:
+        sizes = self._index.sizes()
+        return StoreUsage(
+            sizes.get("data", 0),
+            sizes.get("part", 0),
+            self._index.pack_bytes(),
+            sizes.get("adopted", 0),
+            self._files.free_bytes(self._folder.root),
+        )
+
+    def close(self) -> None:
+        try:
+            self._parts.close()
+        finally:
+            self._holdings.close()
+            self._packs.close()
+            self._index.close()
+
+    # ---- within
+
+    def _bits(self, page: Digest, *, is_durable: bool) -> bytes | None:
+        holdings = self._holdings
+        try:
+            listed = holdings.pages.get(page)
+        except NotHeld:
+            return None
+        count = len(listed)
+        if not listed.is_segment:
+            names = [listed.digest_of(index) for index in range(count)]
+            held = holdings.has(names, is_durable=is_durable)
+            return bytes(bits.of((i for i, name in enumerate(names) if name in held), count))
+        found = bytearray(bits.size(count))
+        for object, segment in holdings.places(page):
+            if segment.chunk_count != count:
+                continue  # an object that says something false about this page
+            some = object.durable_bits(segment) if is_durable else object.written_bits(segment)
+            if object.is_whole:
+                return bytes(some)
+            found = bits.union(found, some)
+        return bytes(found)
+
+    def _status(self, object: StoredObject) -> ObjectStatus:
+        row = object.row
+        chunks, size = object.held()
+        return ObjectStatus(
+            row.digest, row.size, row.sha256, row.chunk_count, chunks, size, row.state,
+            self._holdings.path(object),
+        )  # fmt: skip
+
+    def _recover(self) -> None:
+        """Understand what a crash left: parts whose file is gone, or was renamed just before."""
+        for id in self._index.object_ids("state IN ('partial', 'condemned') AND kind = 'part'"):
+            object = self._holdings.object(id)
+            if object is None:
+                continue
+            row, path = object.row, self._holdings.path(object)
+            if _size(path) == row.size:
+                continue
+            whole = self._folder.whole(row.digest)
+            change = replace(row, state=ObjectState.COMPLETE, target=None)
+            if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
+                stamp = FileStamp.of(os.lstat(row.target))
+                change = replace(change, kind="adopted", path=row.target, stamp=stamp)
+            elif _size(whole) == row.size:
+                change = replace(change, kind="data", path=None, stamp=None)
+            else:
+                self._parts.discard(object)
+                continue
+            with self._index.transaction() as transaction:
+                transaction.change_object(change)
+                transaction.drop_bits(row.id)
+            object.row = change
+
+
+def _moved(path: Path, stamp: FileStamp) -> bool:
+    """Whether the file at `path` is the one with `stamp`: a rename changes nothing but the time of change."""
+    try:
+        found = FileStamp.of(os.lstat(path))
+    except OSError:
+        return False
+    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return -1
+
+
+def _prepare(files: FileSystem, folder: StoreFolder) -> None:
+    """Refuse what can't be used, else make the folders. Nothing is changed before the version was read."""
+    try:
+        text = folder.version.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        text = ""
+    except OSError as error:
+        raise StoreFailed(f"{folder.version} can't be read: {error.strerror}", path=str(folder.root)) from error
+    if text:
+        number = text.removeprefix(_VERSION_TEXT).strip()
+        if not text.startswith(_VERSION_TEXT) or not number.isdecimal():
+            raise StoreFailed(f"{folder.version} is not a version of a store", path=str(folder.version))
+        if int(number) > STORE_VERSION:
+            raise StoreNewer(
+                f"the store at {folder.root} has format {number}, this p2phub knows {STORE_VERSION}: it was"
+                " left as it is; upgrade p2phub",
+                path=str(folder.root), version=int(number),
+            )  # fmt: skip
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    except OSError:
+        mounts = ""  # no such system: SQLite itself refuses WAL where it can't be
+    kind = network_file_system(Path(os.path.realpath(folder.root)), mounts)
+    if kind is not None:
+        raise StoreFailed(
+            f"the store can't lie on a network file system ({kind}) as {folder.root} does: its index would be"
+            " damaged. Choose a home on a local disk; files there may still be published from anywhere",
+            path=str(folder.root), type=kind,
+        )  # fmt: skip
+    for path in (folder.root, folder.parts, folder.data, folder.packs, folder.quarantine):
+        files.make_folder(path)
+    if folder.scratch.exists():
+        with failures(folder.scratch):
+            shutil.rmtree(folder.scratch)
+    files.make_folder(folder.scratch)
+    if not text:
+        file = files.open(folder.version, os.O_WRONLY | os.O_CREAT)
+        try:
+            files.write(file, [f"{_VERSION_TEXT}{STORE_VERSION}\n".encode()], 0, folder.version)
+            files.sync(file, folder.version)
+        finally:
+            files.close(file)
+        files.sync_folder(folder.root)

@@ -1,0 +1,365 @@
+"""What is held and where: index, packs, pages and objects of one store, and reading from them.
+
+A read gives bytes that the caller verifies, or says that they are gone. What turns out to be gone or wrong is cleared here, in
+memory and in the index, and noted as withdrawn, so that the node can tell people and peers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from p2phub.digest import EMPTY, Digest, digest
+from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError
+from p2phub.paths import StoreFolder
+from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.store.base import FileStamp, ObjectState, Withdrawn
+from p2phub.store.cache import Cache
+from p2phub.store.file_system import FileSystem
+from p2phub.store.index import Index, ObjectRow, SegmentRow, sample_key
+from p2phub.store.objects import StoredObject, file_keys
+from p2phub.store.open_files import OpenFiles
+from p2phub.store.packs import Location, Packs
+from p2phub.store.pages import Page, Pages
+
+OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
+PLACES_MAX = 16384  # segments whose places are remembered
+QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
+WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped, since the index has them anyway
+
+
+class Place(NamedTuple):
+    """A segment in an object's file."""
+
+    object: StoredObject
+    segment: SegmentRow
+
+
+class Holdings:
+    """Everything one store holds."""
+
+    def __init__(self, folder: StoreFolder, files: FileSystem, index: Index, packs: Packs) -> None:
+        self.folder = folder
+        self.files = files
+        self.index = index
+        self.packs = packs
+        self.pages = Pages(self.get)
+        self._objects: WeakValueDictionary[int, StoredObject] = WeakValueDictionary()
+        self._recent: Cache[int, StoredObject] = Cache(OBJECTS_MAX)
+        self._ids: Cache[Digest, int] = Cache(OBJECTS_MAX)
+        self._places: Cache[Digest, tuple[tuple[int, int], ...]] = Cache(PLACES_MAX)
+        self._places_version = 0
+        self._lock = Lock()
+        self._open: OpenFiles[int] = OpenFiles(files.close)
+        self._withdrawn: list[Withdrawn] = []
+        self._quarantined = count(1)
+
+    # ---- single chunks
+
+    def get(self, name: Digest) -> bytes:
+        """One chunk, verified now. Raises NotHeld, CorruptChunk."""
+        if name == EMPTY:
+            return b""
+        is_corrupt = False
+        location = self.packs.pending(name) or self.index.locate(name)
+        if location is not None:
+            data = self._from_pack(name, location)
+            if data is not None:
+                return data
+            is_corrupt = True
+        for object, segment, index in self._outside_packs(name):
+            try:
+                data = self._from_object(name, object, segment, index)
+            except NotHeld:
+                continue
+            if data is not None:
+                return data
+            is_corrupt = True
+        if is_corrupt:
+            raise CorruptChunk(f"the chunk {name.hex()} lay on this disk damaged", digest=name.hex())
+        raise NotHeld(f"this node does not hold the chunk {name.hex()}", digest=name.hex())
+
+    def has(self, names: Sequence[Digest], *, is_durable: bool) -> set[Digest]:
+        """Which of `names` `get` would find. is_durable: leave out what a crash could still take back."""
+        found = {EMPTY} & set(names)
+        found |= self.index.in_packs(names)
+        if not is_durable:
+            found.update(name for name in names if self.packs.pending(name))
+        left = [name for name in names if name not in found]
+        found |= self.index.single_objects(left)
+        left = [name for name in left if name not in found]
+        samples = self.index.samples(left) if left else {}
+        for name in left:
+            if self._sampled(name, samples.get(sample_key(name), ())) is not None:
+                found.add(name)
+        return found
+
+    # ---- objects
+
+    def object(self, id: int) -> StoredObject | None:
+        """None if there is no such row any more."""
+        with self._lock:
+            object = self._objects.get(id)
+            if object is None:
+                row = self.index.object(id)
+                if row is None:
+                    return None
+                segments = self.index.segments_of(id)
+                held = self.index.bits_of(id) if row.state is ObjectState.PARTIAL else None
+                object = self._objects[id] = StoredObject(row, segments, held)
+        self._recent.put(id, object)
+        return object
+
+    def named(self, name: Digest) -> StoredObject | None:
+        id = self._ids.get(name)
+        if id is None:
+            row = self.index.object_named(name)
+            if row is None:
+                return None
+            id = row.id
+            self._ids.put(name, id)
+        return self.object(id)
+
+    def added(self, name: Digest, segments: Sequence[SegmentRow]) -> None:
+        """The index has a new object, or one less: forget what was remembered of it."""
+        with self._lock:
+            self._places_version += 1
+        self._ids.drop(name)
+        for segment in segments:
+            self._places.drop(segment.digest)
+
+    def dropped(self, object: StoredObject) -> None:
+        """The index has this object no more."""
+        with self._lock:
+            self._objects.pop(object.row.id, None)
+        self._recent.drop(object.row.id)
+        self._open.drop(object.file_key)
+        self.added(object.row.digest, object.segments)
+
+    def places(self, segment: Digest) -> list[Place]:
+        """Every object in which a segment lies, those that are whole first."""
+        rows = self._places.get(segment)
+        if rows is None:
+            version = self._places_version
+            rows = tuple(self.index.with_segment(segment))
+            with self._lock:
+                if version == self._places_version:
+                    self._places.put(segment, rows)
+        found = []
+        for id, number in rows:
+            object = self.object(id)
+            if object is not None:
+                found.append(Place(object, object.segments[number]))
+        if len(found) > 1:
+            found.sort(key=lambda place: not place.object.is_whole)
+        return found
+
+    def segment_page(self, segment: SegmentRow) -> Page:
+        """The page of an object's segment. Raises NotHeld, or MalformedDocument if the record is wrong about it."""
+        page = self.pages.get(segment.digest)
+        check_segment(page, segment)
+        return page
+
+    # ---- reading
+
+    def read(self, object: StoredObject, offset: int, into: memoryview) -> int:
+        """Bytes of an object's file, unverified; fewer than asked for if the file ends.
+
+        Raises NotHeld if the file is gone or, being the user's, is not as it was; StoreFailed.
+        """
+        row = object.row
+        if row.state is ObjectState.CHANGED:
+            raise NotHeld(f"the file that held {row.digest.hex()} was changed")
+        path, reason = self.path(object), ""
+        try:
+            with self._open.use(object.file_key, lambda: self._open_file(row)) as file:
+                if row.kind == "adopted" and (reason := _difference(file, row.stamp)):
+                    got = 0
+                else:
+                    got = self.files.read(file, into, offset, path)
+                    if row.kind == "adopted":
+                        reason = _difference(file, row.stamp)
+        except FileNotFoundError:
+            if object.row != row:
+                return self.read(object, offset, into)
+            reason = "was removed"
+        if reason:
+            self.withdraw(object, reason)
+            raise NotHeld(f"{path} {reason}: what it held is not held any more", path=str(path))
+        return got
+
+    def path(self, object: StoredObject) -> Path:
+        """Where an object's file lies."""
+        return self._path(object.row)
+
+    def replaced(self, object: StoredObject) -> None:
+        """Another file took the place of an object's file: read from that one from now on."""
+        old, object.file_key = object.file_key, next(file_keys)
+        self._open.drop(old)
+
+    def _open_file(self, row: ObjectRow) -> int:
+        try:
+            return self.files.open(self._path(row), os.O_RDONLY)
+        except FileNotFoundError:
+            if row.kind != "part":
+                raise
+            # It is being finished, and was renamed in this very moment.
+            return self.files.open(row.target or self.folder.whole(row.digest), os.O_RDONLY)
+
+    def _path(self, row: ObjectRow) -> Path:
+        if row.path is not None:
+            return row.path
+        return self.folder.part(row.digest) if row.kind == "part" else self.folder.whole(row.digest)
+
+    # ---- what is not held any more
+
+    def withdraw(self, object: StoredObject, reason: str) -> None:
+        """The file of an object is not what it was: nothing of it is held from now on."""
+        with object.lock:
+            if object.row.state is ObjectState.CHANGED:
+                return
+            object.row = replace(object.row, state=ObjectState.CHANGED)
+            object.written, object.durable, object.pending = {}, {}, {}
+        self._open.drop(object.file_key)
+        pages = tuple((segment.digest, ()) for segment in object.segments)
+        self._note(object, reason, pages or ((object.row.digest, ()),))
+        with self.index.transaction() as change:
+            change.change_object(object.row)
+            change.drop_bits(object.row.id)
+            change.drop_samples(object.row.id)
+
+    def damaged(
+        self, object: StoredObject, segment: SegmentRow | None, index: int, data: memoryview | bytes
+    ) -> None:
+        """One chunk of an object is not what it was: clear it, and set the wrong bytes aside."""
+        if segment is None:
+            self.withdraw(object, "is damaged")
+            return
+        with object.lock:
+            object.clear_chunk(segment, index)
+            object.row = replace(object.row, state=ObjectState.PARTIAL)
+            rows = [(number, bytes(some)) for number, some in object.durable.items()]
+        self._note(object, "is damaged", ((segment.digest, (index,)),))
+        self._quarantine(object.row.digest, segment.first_chunk + index, data)
+        with self.index.transaction() as change:
+            change.change_object(object.row)
+            change.put_bits(object.row.id, rows)
+
+    def withdrawn(self) -> list[Withdrawn]:
+        with self._lock:
+            found, self._withdrawn = self._withdrawn, []
+        return found
+
+    def close(self) -> None:
+        self._open.close()
+
+    # ---- within
+
+    def _from_pack(self, name: Digest, location: Location) -> bytes | None:
+        data = bytearray(location.length)
+        try:
+            got = self.packs.read(location, memoryview(data))
+        except FileNotFoundError:
+            got = 0
+        if got == location.length and digest(data) == name:
+            return bytes(data)
+        with self.index.transaction() as change:
+            change.drop_chunk(name)
+        self.pages.drop(name)
+        path = self.folder.pack(location.pack)
+        with self._lock:
+            self._withdrawn.append(Withdrawn(name, path, "is damaged", ((name, ()),)))
+        self._quarantine(name, 0, bytes(data))
+        return None
+
+    def _from_object(
+        self, name: Digest, object: StoredObject, segment: SegmentRow | None, index: int
+    ) -> bytes | None:
+        if segment is None:
+            offset, size = 0, object.row.size
+        else:
+            page = self.segment_page(segment)
+            offset, size = segment.offset + page.offsets[index], page.lengths[index]
+        data = bytearray(size)
+        if self.read(object, offset, memoryview(data)) == size and digest(data) == name:
+            return bytes(data)
+        self.damaged(object, segment, index, bytes(data))
+        return None
+
+    def _outside_packs(self, name: Digest) -> list[tuple[StoredObject, SegmentRow | None, int]]:
+        single = self.named(name)
+        if single is not None and single.row.chunk_count == 1 and single.is_whole:
+            return [(single, None, 0)]
+        found = self._sampled(name, self.index.samples([name]).get(sample_key(name), ()))
+        return [found] if found else []
+
+    def _sampled(
+        self, name: Digest, candidates: Sequence[tuple[int, int]]
+    ) -> tuple[StoredObject, SegmentRow, int] | None:
+        """The first of the chunk index's `candidates` that is this very chunk and held."""
+        for id, chunk in candidates:
+            object = self.object(id)
+            if object is None or not object.segments:
+                continue
+            segment = object.segment_of(chunk)
+            index = chunk - segment.first_chunk
+            try:
+                if object.holds(segment.number, index, index + 1) and (
+                    self.segment_page(segment).digest_of(index) == name
+                ):
+                    return object, segment, index
+            except (StoreError, MalformedDocument):
+                continue
+        return None
+
+    def _note(
+        self, object: StoredObject, reason: str, pages: tuple[tuple[Digest, tuple[int, ...]], ...]
+    ) -> None:
+        path = self.path(object)
+        with self._lock:
+            self._withdrawn.append(
+                Withdrawn(object.row.digest, path, f"{path} {reason}", pages)
+            )
+            del self._withdrawn[:-WITHDRAWN_MAX]
+
+    def _quarantine(self, name: Digest, chunk: int, data: memoryview | bytes) -> None:
+        """Keep wrong bytes for a look, within bounds; a disk that refuses even this is no news."""
+        number = next(self._quarantined)
+        if number * CHUNK_BYTES_MAX > QUARANTINE_BYTES_MAX:
+            return
+        path = self.folder.quarantine / f"{name.hex()}-{chunk}-{number:03}"
+        try:
+            file = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                self.files.write(file, [data], 0, path)
+            finally:
+                self.files.close(file)
+        except (StoreError, OSError):
+            pass
+
+
+def check_segment(page: Page, segment: SegmentRow) -> None:
+    """Raises MalformedDocument if an object record says of a segment what is not so."""
+    if (
+        not page.is_segment
+        or len(page) != segment.chunk_count
+        or page.offsets[-1] != segment.data_size
+    ):
+        raise MalformedDocument("a segment is not what its object says of it")
+
+
+def _difference(file: int, stamp: FileStamp | None) -> str:
+    """What is different about an open file of the user's; "" if nothing is."""
+    status = os.fstat(file)
+    if not S_ISREG(status.st_mode) or status.st_nlink == 0:
+        return "was removed or replaced"
+    if stamp is None or FileStamp.of(status) == stamp:
+        return ""
+    return "was cut or extended" if status.st_size != stamp.size else "was edited"

@@ -1,0 +1,437 @@
+"""The index: what is held and where, in one SQLite database. The one home of sqlite3.
+
+WAL with synchronous=FULL: a commit that returned survives a power cut (20 of 20 cuts; with NORMAL 0 of 20). One writer at a
+time, readers beside it. Rows are facts about durable bytes only: data is synced before a row says so. All of it can be made
+again from the packs, the files and the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, RLock
+from typing import Any
+
+from p2phub.digest import Digest
+from p2phub.errors import StoreError, StoreFailed, StoreFull, StoreNewer
+from p2phub.store.base import FileStamp, ObjectState, Release
+from p2phub.store.file_system import FileSystem, failure
+from p2phub.store.packs import Location
+
+INDEX_VERSION = 1
+BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, not for another program: the home is locked
+READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly always
+VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
+SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
+SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
+_STAMP = struct.Struct(">QQQqq")
+
+_SCHEMA = """
+CREATE TABLE pack(number INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+CREATE TABLE chunk(
+    digest BLOB PRIMARY KEY, pack INTEGER NOT NULL REFERENCES pack, offset INTEGER NOT NULL, length INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE object(
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, sha256 BLOB NOT NULL,
+    chunk_count INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL, path BLOB, target BLOB, stamp BLOB
+);
+CREATE INDEX object_sha256 ON object(sha256);
+CREATE TABLE segment(
+    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL, digest BLOB NOT NULL,
+    first_chunk INTEGER NOT NULL, offset INTEGER NOT NULL, chunk_count INTEGER NOT NULL, data_size INTEGER NOT NULL,
+    PRIMARY KEY(object, number)
+) WITHOUT ROWID;
+CREATE INDEX segment_digest ON segment(digest);
+CREATE TABLE bits(
+    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL, bits BLOB NOT NULL,
+    PRIMARY KEY(object, number)
+) WITHOUT ROWID;
+CREATE TABLE sample(
+    key INTEGER NOT NULL, object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, chunk INTEGER NOT NULL,
+    PRIMARY KEY(key, object, chunk)
+) WITHOUT ROWID;
+CREATE TABLE small_file(sha256 BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(sha256, digest)) WITHOUT ROWID;
+CREATE INDEX small_file_digest ON small_file(digest);
+CREATE TABLE release(
+    manifest BLOB NOT NULL, name TEXT NOT NULL, origin TEXT NOT NULL, path BLOB, method TEXT NOT NULL,
+    added_s REAL NOT NULL, is_pinned INTEGER NOT NULL, PRIMARY KEY(manifest, name)
+) WITHOUT ROWID;
+CREATE TABLE lease(
+    manifest BLOB NOT NULL, owner TEXT NOT NULL, until_s REAL NOT NULL, PRIMARY KEY(manifest, owner)
+) WITHOUT ROWID;
+"""
+
+_OBJECT = "id, digest, size, sha256, chunk_count, state, kind, path, target, stamp"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """One object as the index knows it."""
+
+    id: int
+    digest: Digest
+    size: int
+    sha256: bytes
+    chunk_count: int
+    state: ObjectState
+    kind: str  # where its file is: "part", "data" or "adopted"
+    path: Path | None  # None: where `StoreFolder` says for its kind
+    target: Path | None  # where a finished part is being renamed to
+    stamp: FileStamp | None  # of the file, once whole
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """Where one segment's chunks lie in an object's file."""
+
+    number: int  # within the object
+    digest: Digest
+    first_chunk: int  # within the object
+    offset: int  # bytes
+    chunk_count: int
+    data_size: int  # bytes
+
+
+def is_sampled(name: Digest, length: int) -> bool:
+    """Whether a chunk stands in the sparse chunk index."""
+    return length >= SAMPLE_BYTES or name[-1] & SAMPLE_MASK == 0
+
+
+def sample_key(name: Digest) -> int:
+    return int.from_bytes(name[:8], "big", signed=True)
+
+
+class Transaction:
+    """Changes that happen together or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def add_chunks(self, chunks: Iterable[tuple[Digest, Location]], ends: dict[int, int]) -> None:
+        run = self._connection.executemany
+        run("INSERT INTO pack VALUES(?, ?) ON CONFLICT(number) DO UPDATE SET size = max(size, excluded.size)", ends.items())
+        run("INSERT OR IGNORE INTO chunk VALUES(?, ?, ?, ?)", ((name, *at) for name, at in chunks))
+
+    def drop_chunk(self, name: Digest) -> None:
+        self._connection.execute("DELETE FROM chunk WHERE digest = ?", (name,))
+
+    def add_object(self, row: ObjectRow, segments: Sequence[SegmentRow]) -> int:
+        """The row's id; any older row of that digest goes, with its bits and samples."""
+        self._connection.execute("DELETE FROM object WHERE digest = ?", (row.digest,))
+        cursor = self._connection.execute(
+            "INSERT INTO object(digest, size, sha256, chunk_count, state, kind, path, target, stamp)"
+            " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (row.digest, row.size, row.sha256, row.chunk_count, row.state, row.kind, *_places(row)),
+        )
+        id = cursor.lastrowid
+        assert id is not None
+        self._connection.executemany(
+            "INSERT INTO segment VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (
+                (id, s.number, s.digest, s.first_chunk, s.offset, s.chunk_count, s.data_size)
+                for s in segments
+            ),
+        )
+        return id
+
+    def change_object(self, row: ObjectRow) -> None:
+        self._connection.execute(
+            "UPDATE object SET state = ?, kind = ?, path = ?, target = ?, stamp = ? WHERE id = ?",
+            (row.state, row.kind, *_places(row), row.id),
+        )
+
+    def drop_object(self, id: int) -> None:
+        self._connection.execute("DELETE FROM object WHERE id = ?", (id,))
+
+    def put_bits(self, object: int, rows: Iterable[tuple[int, bytes | bytearray]]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO bits VALUES(?, ?, ?)",
+            ((object, number, bytes(bits)) for number, bits in rows),
+        )
+
+    def drop_bits(self, object: int) -> None:
+        self._connection.execute("DELETE FROM bits WHERE object = ?", (object,))
+
+    def add_samples(self, object: int, chunks: Iterable[tuple[Digest, int]]) -> None:
+        """chunks: (digest, number within the object)."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO sample VALUES(?, ?, ?)",
+            ((sample_key(name), object, number) for name, number in chunks),
+        )
+
+    def drop_samples(self, object: int) -> None:
+        self._connection.execute("DELETE FROM sample WHERE object = ?", (object,))
+
+    def add_small_file(self, name: Digest, sha256: bytes) -> None:
+        """A chunk in a pack is a whole file, and this is its SHA-256, recomputed here."""
+        self._connection.execute("INSERT OR IGNORE INTO small_file VALUES(?, ?)", (sha256, name))
+
+    def put_release(self, release: Release) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO release VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (
+                release.manifest,
+                release.name,
+                release.origin,
+                _from_path(release.path),
+                release.method,
+                release.added_s,
+                release.is_pinned,
+            ),
+        )
+
+    def drop_release(self, manifest: Digest, name: str | None) -> int:
+        where, values = ("manifest = ?", (manifest,)) if name is None else (
+            "manifest = ? AND name = ?", (manifest, name))  # fmt: skip
+        return self._connection.execute(f"DELETE FROM release WHERE {where}", values).rowcount  # noqa: S608
+
+    def pin(self, manifest: Digest, pinned: bool) -> int:
+        statement = "UPDATE release SET is_pinned = ? WHERE manifest = ?"
+        return self._connection.execute(statement, (pinned, manifest)).rowcount
+
+    def put_lease(self, manifest: Digest, owner: str, until_s: float) -> None:
+        run = self._connection.execute
+        if until_s:
+            run("INSERT OR REPLACE INTO lease VALUES(?, ?, ?)", (manifest, owner, until_s))
+        else:
+            run("DELETE FROM lease WHERE manifest = ? AND owner = ?", (manifest, owner))
+
+
+class Index:
+    """The database of one store."""
+
+    def __init__(self, path: Path, files: FileSystem) -> None:
+        """Raises StoreNewer, StoreFull, StoreFailed."""
+        self._path = path
+        self._files = files
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._write_lock = RLock()
+        self._is_closed = False
+        self._close_lock = Lock()
+        with self._failures():
+            self._writer = self._connect()
+            try:
+                self._prepare()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Durable when the block is left without an exception; undone otherwise."""
+        with self._write_lock, self._failures():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield Transaction(self._writer)
+                self._files.reach("commit", self._path)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._write_lock, self._close_lock:
+            self._is_closed = True
+            while self._readers:
+                self._readers.pop().close()
+            self._writer.close()
+
+    # ---- chunks in packs
+
+    def pack_ends(self) -> dict[int, int]:
+        return dict(self._rows("SELECT number, size FROM pack"))
+
+    def locate(self, name: Digest) -> Location | None:
+        rows = self._rows("SELECT pack, offset, length FROM chunk WHERE digest = ?", (name,))
+        return Location(*rows[0]) if rows else None
+
+    def in_packs(self, names: Sequence[Digest]) -> set[Digest]:
+        return self._among("SELECT digest FROM chunk WHERE digest IN", names)
+
+    def pack_bytes(self) -> int:
+        return int(self._rows("SELECT coalesce(sum(size), 0) FROM pack")[0][0])
+
+    # ---- objects
+
+    def object(self, id: int) -> ObjectRow | None:
+        return self._object("id = ?", id)
+
+    def object_named(self, name: Digest) -> ObjectRow | None:
+        return self._object("digest = ?", name)
+
+    def complete_with_sha256(self, sha256: bytes) -> ObjectRow | None:
+        return self._object("sha256 = ? AND state = 'complete'", sha256)
+
+    def small_with_sha256(self, sha256: bytes) -> Digest | None:
+        """A file of one chunk that lies in a pack."""
+        statement = "SELECT digest FROM small_file JOIN chunk USING(digest) WHERE sha256 = ? LIMIT 1"
+        rows = self._rows(statement, (sha256,))
+        return rows[0][0] if rows else None
+
+    def sha256_of_small(self, name: Digest) -> bytes | None:
+        rows = self._rows("SELECT sha256 FROM small_file WHERE digest = ? LIMIT 1", (name,))
+        return rows[0][0] if rows else None
+
+    def object_ids(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[int]:
+        """where: a condition of ours on the columns of `object`; never user input."""
+        rows = self._rows(f"SELECT id FROM object WHERE {where} ORDER BY id", values)  # noqa: S608
+        return [id for (id,) in rows]
+
+    def single_objects(self, names: Sequence[Digest]) -> set[Digest]:
+        """Which of `names` are complete objects of one chunk."""
+        statement = "SELECT digest FROM object WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
+        return self._among(statement, names)
+
+    def segments_of(self, object: int) -> list[SegmentRow]:
+        statement = (
+            "SELECT number, digest, first_chunk, offset, chunk_count, data_size FROM segment"
+            " WHERE object = ? ORDER BY number"
+        )
+        return [SegmentRow(*row) for row in self._rows(statement, (object,))]
+
+    def with_segment(self, segment: Digest) -> list[tuple[int, int]]:
+        """(object id, segment number) of all places of a segment."""
+        return self._rows("SELECT object, number FROM segment WHERE digest = ?", (segment,))
+
+    def bits_of(self, object: int) -> dict[int, bytes]:
+        return dict(self._rows("SELECT number, bits FROM bits WHERE object = ?", (object,)))
+
+    def samples(self, names: Sequence[Digest]) -> dict[int, list[tuple[int, int]]]:
+        """Candidates by `sample_key`: (object id, chunk number). A key is 8 bytes of a digest: compare the whole one."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for start in range(0, len(names), VARIABLES_MAX):
+            keys = [sample_key(name) for name in names[start : start + VARIABLES_MAX]]
+            marks = ",".join("?" * len(keys))
+            for key, object, chunk in self._rows(
+                f"SELECT key, object, chunk FROM sample WHERE key IN ({marks})",  # noqa: S608
+                keys,
+            ):
+                found.setdefault(key, []).append((object, chunk))
+        return found
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of files by kind."""
+        statement = "SELECT kind, sum(size) FROM object WHERE state != 'changed' GROUP BY kind"
+        return dict(self._rows(statement))
+
+    # ---- what is kept
+
+    def releases(self) -> list[Release]:
+        return [
+            Release(manifest, name, origin, _to_path(path), method, added_s, bool(pinned))
+            for manifest, name, origin, path, method, added_s, pinned in self._rows(
+                "SELECT manifest, name, origin, path, method, added_s, is_pinned FROM release"
+                " ORDER BY added_s DESC, name"
+            )
+        ]
+
+    def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
+        return self._rows("SELECT manifest, owner, until_s FROM lease WHERE until_s > ?", (now_s,))
+
+    # ---- within
+
+    def _object(self, where: str, value: Any) -> ObjectRow | None:
+        rows = self._rows(f"SELECT {_OBJECT} FROM object WHERE {where} LIMIT 1", (value,))  # noqa: S608
+        if not rows:
+            return None
+        id, digest, size, sha256, chunk_count, state, kind, path, target, stamp = rows[0]
+        return ObjectRow(
+            id, digest, size, sha256, chunk_count, ObjectState(state), kind, _to_path(path), _to_path(target),
+            FileStamp(*_STAMP.unpack(stamp)) if stamp else None,
+        )  # fmt: skip
+
+    def _among(self, statement: str, names: Sequence[Digest]) -> set[Digest]:
+        found: set[Digest] = set()
+        for start in range(0, len(names), VARIABLES_MAX):
+            some = names[start : start + VARIABLES_MAX]
+            marks = ",".join("?" * len(some))
+            found.update(name for (name,) in self._rows(f"{statement} ({marks})", some))
+        return found
+
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._failures():
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                if self._is_closed:
+                    raise StoreFailed("the store is closed") from None
+                connection = self._connect()
+            try:
+                return connection.execute(statement, values).fetchall()
+            finally:
+                with self._close_lock:
+                    if self._is_closed or len(self._readers) >= READERS_MAX:
+                        connection.close()
+                    else:
+                        self._readers.append(connection)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _prepare(self) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > INDEX_VERSION:
+            raise StoreNewer(
+                f"the index at {self._path} has format {version}, this p2phub knows {INDEX_VERSION}:"
+                " it was left as it is; upgrade p2phub",
+                path=str(self._path),
+            )
+        (mode,) = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StoreFailed(
+                f"the file system at {self._path} can't hold the index: SQLite refused WAL there",
+                path=str(self._path),
+            )
+        if version == 0:
+            self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;")
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise failure(error, self._path) from error
+        except sqlite3.Error as error:
+            raise _sqlite_failure(error, self._path) from error
+
+
+def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    facts: dict[str, object] = {"path": str(path), "reason": name}
+    if name.startswith("SQLITE_FULL"):
+        return StoreFull(f"no room for the index at {path}: free some space, the same command resumes", **facts)
+    if name in ("ProgrammingError",) and "closed" in str(error):
+        return StoreFailed("the store is closed", **facts)
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError)):
+        raise error  # a bug, not a disk
+    return StoreFailed(
+        f"the index at {path} can't be used ({name}: {error}). What is held is untouched: stop the daemon,"
+        " move the index away and start again: it is rebuilt from the files",
+        **facts,
+    )
+
+
+def _places(row: ObjectRow) -> tuple[bytes | None, bytes | None, bytes | None]:
+    s = row.stamp
+    stamp = _STAMP.pack(s.device, s.inode, s.size, s.modified_ns, s.changed_ns) if s else None
+    return _from_path(row.path), _from_path(row.target), stamp
+
+
+def _from_path(path: Path | None) -> bytes | None:
+    return None if path is None else os.fsencode(path)
+
+
+def _to_path(data: bytes | None) -> Path | None:
+    return None if data is None else Path(os.fsdecode(data))

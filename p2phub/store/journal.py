@@ -1,0 +1,81 @@
+"""The journal: what no file of the store can tell, one line per fact, appended and synced before the index says so.
+
+A line is 16 hex digits of the BLAKE3 of the rest, a space, and one JSON object with a key `do`. A torn or damaged line is
+passed over. It is read only when the index is rebuilt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeAlias
+
+from p2phub.digest import digest
+from p2phub.store.base import FileStamp
+from p2phub.store.file_system import FileSystem
+from p2phub.store.index import ObjectRow
+
+Entry: TypeAlias = dict[str, Any]
+
+
+class Journal:
+    """Append-only lines in one file."""
+
+    def __init__(self, path: Path, files: FileSystem) -> None:
+        self._path = path
+        self._files = files
+        self._lock = Lock()
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Durable on return. Raises StoreFull, StoreFailed: then the index must not say it either."""
+        if not entries:
+            return
+        text = b"".join(_line(entry) for entry in entries)
+        with self._lock:
+            is_new = not self._path.exists()
+            file = self._files.open(self._path, os.O_RDWR | os.O_CREAT)
+            try:
+                end = os.fstat(file).st_size
+                # A line torn by a crash must not swallow the next one.
+                if end and os.pread(file, 1, end - 1) != b"\n":
+                    text = b"\n" + text
+                self._files.write(file, [text], end, self._path)
+                self._files.sync(file, self._path)
+            finally:
+                self._files.close(file)
+            if is_new:
+                self._files.sync_folder(self._path.parent)
+
+    def read(self) -> Iterator[Entry]:
+        """All entries that are whole, oldest first."""
+        try:
+            with open(self._path, "rb") as lines:
+                for line in lines:
+                    mark, _, text = line.rstrip(b"\n").partition(b" ")
+                    if mark == digest(text).hex()[:16].encode():
+                        entry = json.loads(text)
+                        if isinstance(entry, dict):
+                            yield entry
+        except FileNotFoundError:
+            return
+
+
+def _line(entry: Entry) -> bytes:
+    text = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+    return digest(text).hex()[:16].encode() + b" " + text + b"\n"
+
+
+def adopted(row: ObjectRow, path: Path, stamp: FileStamp) -> Entry:
+    """The entry for a file that is used where it lies."""
+    return {
+        "do": "adopt",
+        "object": row.digest.hex(),
+        "sha256": row.sha256.hex(),
+        "size": row.size,
+        "chunks": row.chunk_count,
+        "path": str(path),
+        "stamp": [stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns],
+    }

@@ -1,0 +1,527 @@
+"""Parts: files under way, from their first byte to their place.
+
+Order of writes, which survives a power cut at any instant:
+  open    create, allocate, sync the file and its folder, then the row
+  write   only chunks that were verified
+  durable sync the data, then the bits in one transaction
+  finish  recompute the SHA-256, sync, note the place, rename, sync both folders, then the row
+What was written since a failed sync is missing again: a sync is never repeated and believed.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock, RLock
+
+from p2phub.digest import Digest, Sha256, digest
+from p2phub.errors import (
+    ContentError,
+    CorruptChunk,
+    DestinationExists,
+    DigestMismatch,
+    NotHeld,
+    StoreError,
+    StoreFull,
+)
+from p2phub.paths import PART_FOLDER, part_in
+from p2phub.proto.content import ObjectRecord
+from p2phub.store import bits
+from p2phub.store.base import (
+    CHECKPOINT_BYTES,
+    CHECKPOINT_S,
+    FileStamp,
+    Method,
+    ObjectState,
+    Place,
+    Placement,
+)
+from p2phub.store.holdings import Holdings
+from p2phub.store.index import ObjectRow, SegmentRow, is_sampled
+from p2phub.store.journal import Journal, adopted
+from p2phub.store.objects import StoredObject, segment_rows
+from p2phub.store.packs import Location
+from p2phub.store.trees import Tree
+
+WRITERS_MAX = 64  # parts open for writing at once; the one least recently opened is synced and closed
+HEADROOM_BYTES = 64 << 20  # left free on the disk, for the index and for others
+READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
+
+Durable = list[tuple[Digest, "array[int]"]]
+
+
+class Parts:
+    """All parts of one store."""
+
+    def __init__(self, holdings: Holdings, journal: Journal) -> None:
+        self._holdings = holdings
+        self._journal = journal
+        self._lock = Lock()  # guards the three below
+        self._dirty: dict[int, StoredObject] = {}
+        self._dirty_bytes = 0
+        self._dirty_since: float | None = None  # by the clock of who asks `is_due`
+        self._packed: dict[Digest, list[tuple[Digest, int]]] = {}  # chunk in a pack: pages, indexes
+        self._checkpointing = RLock()  # one checkpoint, open, finish or drop at a time
+        self._packing = RLock()  # one sync of the packs at a time; taken after _checkpointing
+        self._writers: dict[int, StoredObject] = {}  # open for writing, by id; oldest first
+        self._durable: Durable = []  # not yet reported
+
+    # ---- open
+
+    def open(self, name: Digest, folder: Path | None) -> None:
+        """See `Store.open_part`."""
+        with self._checkpointing:
+            object = self._holdings.named(name)
+            if object is not None and object.is_whole:
+                return
+            if object is not None and object.row.state is ObjectState.PARTIAL:
+                if object.row.kind != "part":
+                    self._copy_damaged(object)
+                return
+            record = ObjectRecord.decode(self._holdings.get(name))
+            segments = segment_rows(record)
+            path = part_in(folder, name) if folder is not None else None
+            self._create(path or self._holdings.folder.part(name), record.size)
+            if path is not None:
+                self._journal.append([{"do": "part", "object": name.hex(), "path": str(path)}])
+            row = ObjectRow(
+                0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL, "part", path,
+                None, None,
+            )  # fmt: skip
+            with self._holdings.index.transaction() as change:
+                change.add_object(row, segments)
+            if object is not None:
+                self._holdings.dropped(object)
+            self._holdings.added(name, segments)
+
+    def _create(self, path: Path, size: int) -> None:
+        files = self._holdings.files
+        files.make_folder(path.parent)
+        free = files.free_bytes(path.parent)
+        if free < size + HEADROOM_BYTES:
+            raise StoreFull(
+                f"{size} bytes are needed at {path.parent} and {max(0, free - HEADROOM_BYTES)} are free:"
+                " nothing was begun; free some space and run the same command again",
+                path=str(path.parent), needed=size, free=free,
+            )  # fmt: skip
+        files.remove(path)
+        file = files.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            files.allocate(file, size, path)
+            files.sync(file, path)
+        except StoreError:
+            files.close(file)
+            files.remove(path)
+            raise
+        files.close(file)
+        files.sync_folder(path.parent)
+
+    def _copy_damaged(self, object: StoredObject) -> None:
+        """Make a part of a whole file that lost chunks: its right chunks stay, and nobody else's file is written to."""
+        files = self._holdings.files
+        source, target = self._holdings.path(object), self._holdings.folder.part(object.row.digest)
+        self._create(target, object.row.size)
+        file = files.open(target, os.O_RDWR)
+        try:
+            old = files.open(source, os.O_RDONLY)
+            try:
+                if not files.clone(old, file, target):
+                    files.copy(old, file, object.row.size, target)
+            finally:
+                files.close(old)
+            files.sync(file, target)
+        except FileNotFoundError:
+            self._holdings.withdraw(object, "was removed")
+            raise NotHeld(f"{source} was removed") from None
+        finally:
+            files.close(file)
+        with object.lock:
+            was_own = object.row.kind == "data"
+            object.row = replace(object.row, kind="part", path=None, stamp=None)
+            self._holdings.replaced(object)
+        with self._holdings.index.transaction() as change:
+            change.change_object(object.row)
+        if was_own:
+            files.remove(source)
+
+    # ---- write
+
+    def write(
+        self, object: StoredObject, segment: SegmentRow, start: int, stop: int, offset: int, data: memoryview
+    ) -> None:
+        """Verified chunks [start, stop) of a segment, which lie at `offset` of the object's file."""
+        with object.lock:
+            if object.is_closing or object.row.kind != "part" or object.holds(segment.number, start, stop):
+                return
+            if object.row.state is not ObjectState.PARTIAL:
+                return
+            if object.writer is not None:
+                object.writing += 1
+                writer = object.writer
+            else:
+                writer = -1
+        if writer < 0:
+            self._open_writer(object)
+            return self.write(object, segment, start, stop, offset, data)
+        try:
+            self._holdings.files.write(writer, [data], offset, self._holdings.path(object))
+            with object.lock:
+                object.mark_written(segment, range(start, stop))
+            with self._lock:
+                self._dirty[object.row.id] = object
+                self._dirty_bytes += len(data)
+        finally:
+            with object.lock:
+                object.writing -= 1
+                object.lock.notify_all()
+
+    def pack(self, page: Digest, index: int, name: Digest, data: memoryview) -> None:
+        """A verified chunk that is a file or document of its own."""
+        if not self._holdings.has([name], is_durable=False):
+            self._holdings.packs.append([(name, data)])
+        with self._lock:
+            self._packed.setdefault(name, []).append((page, index))
+            self._dirty_bytes += len(data)
+
+    def is_due(self, now: float) -> bool:
+        """See `Store.checkpoint_due`."""
+        with self._lock:
+            if not self._dirty and not self._packed:
+                self._dirty_since = None
+                return False
+            if self._dirty_since is None:
+                self._dirty_since = now
+            return self._dirty_bytes >= CHECKPOINT_BYTES or now - self._dirty_since >= CHECKPOINT_S
+
+    def _open_writer(self, object: StoredObject) -> None:
+        with self._checkpointing:
+            if object.writer is not None or object.is_closing:
+                return
+            while len(self._writers) >= WRITERS_MAX:
+                oldest = next(iter(self._writers.values()))
+                self._checkpoint([oldest], [])
+                self.release(oldest)
+            path = self._holdings.path(object)
+            try:
+                writer = self._holdings.files.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                self._holdings.withdraw(object, "was removed")
+                raise NotHeld(f"{path} was removed", path=str(path)) from None
+            with object.lock:
+                object.writer = writer
+            self._writers[object.row.id] = object
+
+    def release(self, object: StoredObject) -> None:
+        """Close an object's descriptor for writing, after those who write are done."""
+        with object.lock:
+            object.lock.wait_for(lambda: not object.writing)
+            writer, object.writer = object.writer, None
+        self._writers.pop(object.row.id, None)
+        if writer is not None:
+            self._holdings.files.close(writer)
+
+    # ---- durable
+
+    def checkpoint(self) -> Durable:
+        """See `Store.checkpoint`."""
+        with self._checkpointing:
+            with self._lock:
+                dirty, self._dirty = list(self._dirty.values()), {}
+                packed, self._packed = self._packed, {}
+                self._dirty_bytes, self._dirty_since = 0, None
+            self._checkpoint(dirty, list(packed.items()))
+            found, self._durable = self._durable, []
+            return found
+
+    def commit_packs(self) -> None:
+        """Make what lies in the packs durable, and nothing else. What another thread made durable meanwhile is not done twice."""
+        with self._packing:
+            if self._holdings.packs.has_pending():
+                chunks, ends = self._holdings.packs.sync()
+                self._commit([], chunks, ends)
+
+    def _checkpoint(
+        self, objects: Iterable[StoredObject], packed: list[tuple[Digest, list[tuple[Digest, int]]]]
+    ) -> None:
+        """Sync, then commit; what the disk refused is missing again, the rest is durable, then the refusal is raised."""
+        errors: list[StoreError] = []
+        synced: list[tuple[StoredObject, dict[int, list[int]]]] = []
+        for object in objects:
+            with object.lock:
+                pending, object.pending = object.pending, {}
+                writer = object.writer
+            if not any(pending.values()):
+                continue
+            try:
+                assert writer is not None  # a writer is closed only after a checkpoint
+                self._holdings.files.sync_data(writer, self._holdings.path(object))
+                synced.append((object, pending))
+            except StoreError as error:
+                errors.append(error)
+                with object.lock:
+                    object.forget_pending(pending)
+                self.release(object)
+        with self._packing:
+            self._commit_checkpoint(synced, packed, errors)
+        for object, pending in synced:
+            with object.lock:
+                object.mark_durable(pending)
+            for number, indexes in pending.items():
+                if indexes:
+                    self._durable.append((object.segments[number].digest, array("I", sorted(indexes))))
+        # Another thread's failed sync may have taken back what this one counted on.
+        in_packs = self._holdings.index.in_packs([name for name, _ in packed])
+        by_page: dict[Digest, set[int]] = {}
+        for name, entries in packed:
+            if name in in_packs:
+                for page, index in entries:
+                    by_page.setdefault(page, set()).add(index)
+        self._durable += [(page, array("I", sorted(some))) for page, some in by_page.items()]
+        if errors:
+            raise errors[0]
+
+    def _commit_checkpoint(
+        self,
+        synced: list[tuple[StoredObject, dict[int, list[int]]]],
+        packed: list[tuple[Digest, list[tuple[Digest, int]]]],
+        errors: list[StoreError],
+    ) -> None:
+        chunks: dict[Digest, Location] = {}
+        ends: dict[int, int] = {}
+        try:
+            chunks, ends = self._holdings.packs.sync()
+        except StoreError as error:
+            errors.append(error)
+        if synced or chunks:
+            try:
+                self._commit(synced, chunks, ends)
+            except StoreError:
+                # The data is on the disk; only the word of it is not. The next checkpoint says it.
+                with self._lock:
+                    for object, pending in synced:
+                        self._dirty[object.row.id] = object
+                        with object.lock:
+                            for number, indexes in pending.items():
+                                object.pending.setdefault(number, []).extend(indexes)
+                    for name, entries in packed:
+                        self._packed.setdefault(name, []).extend(entries)
+                raise
+
+    def _commit(
+        self,
+        synced: list[tuple[StoredObject, dict[int, list[int]]]],
+        chunks: dict[Digest, Location],
+        ends: dict[int, int],
+    ) -> None:
+        with self._holdings.index.transaction() as change:
+            change.add_chunks(chunks.items(), ends)
+            for object, pending in synced:
+                rows = []
+                for number, indexes in pending.items():
+                    segment = object.segments[number]
+                    some = bits.of(indexes, segment.chunk_count)
+                    if number in object.durable:
+                        some = bits.union(some, object.durable[number])
+                    rows.append((number, some))
+                    change.add_samples(object.row.id, samples(self._holdings, segment, indexes))
+                change.put_bits(object.row.id, rows)
+        self._holdings.packs.committed(chunks, ends)
+
+    # ---- finish
+
+    def finish(self, object: StoredObject, place: Place | None) -> Placement:
+        """See `Store.finish`; the object is no complete one."""
+        with self._checkpointing:
+            self._durable[:0] = self.checkpoint()
+            with object.lock:
+                row = object.row
+                if row.state is ObjectState.CONDEMNED:
+                    raise _mismatch(row, None)
+                if object.is_closing or row.kind != "part" or not object.has_all():
+                    name = row.digest.hex()
+                    raise NotHeld(f"chunks of the object {name} are missing", object=name)
+                object.is_closing = True
+            self.release(object)
+        try:
+            # Without the lock: other parts go on while this one is hashed.
+            self._recompute(object)
+            return self._move(object, place)
+        finally:
+            with object.lock:
+                object.is_closing = False
+                object.lock.notify_all()
+
+    def _recompute(self, object: StoredObject) -> None:
+        """Raises DigestMismatch or CorruptChunk unless the file's SHA-256 is what its record says."""
+        sha256, row = Sha256(), object.row
+        buffer = memoryview(bytearray(READ_BYTES))
+        for offset in range(0, row.size, READ_BYTES):
+            view = buffer[: min(READ_BYTES, row.size - offset)]
+            if self._holdings.read(object, offset, view) < len(view):
+                break
+            sha256.update(view)
+        if sha256.digest() == row.sha256:
+            return
+        damaged = self._clear_damaged(object)
+        if damaged:
+            raise CorruptChunk(
+                f"{damaged} chunks of {row.digest.hex()} are not on the disk as they were written:"
+                " they are fetched again; check the disk",
+                object=row.digest.hex(), count=damaged,
+            )  # fmt: skip
+        with object.lock:
+            object.row = replace(row, state=ObjectState.CONDEMNED)
+        with self._holdings.index.transaction() as change:
+            change.change_object(object.row)
+            change.drop_bits(row.id)
+        raise _mismatch(row, sha256.digest())
+
+    def _clear_damaged(self, object: StoredObject) -> int:
+        """Compare every chunk with its name; how many are wrong and were cleared."""
+        count = 0
+        for segment in object.segments:
+            page = self._holdings.segment_page(segment)
+            for index, length in enumerate(page.lengths):
+                data = bytearray(length)
+                self._holdings.read(object, segment.offset + page.offsets[index], memoryview(data))
+                if digest(data) != page.digest_of(index):
+                    self._holdings.damaged(object, segment, index, bytes(data))
+                    count += 1
+        return count
+
+    def _move(self, object: StoredObject, place: Place | None) -> Placement:
+        """Bring a verified part to its place. The row names the place first, so that a crash in between is understood."""
+        source = self._holdings.path(object)
+        is_in_folder = (
+            place is not None and object.row.path == part_in(place.folder, object.row.digest)
+        )
+        if not is_in_folder:
+            return self._move_to_data(object, source)
+        assert place is not None
+        files = self._holdings.files
+        target = place.folder / place.path
+        writer = files.open(source, os.O_RDWR)
+        try:
+            files.sync(writer, source)
+            stamp = FileStamp.of(os.fstat(writer))
+        finally:
+            files.close(writer)
+        self._change(object, target=target, stamp=stamp)
+        with Tree(files, place.folder) as tree, tree.parent_of(place.path) as (folder, name):
+            try:
+                files.rename_new(source, name, target_folder=folder)
+            except FileExistsError:
+                self._change(object, target=None, stamp=None)
+                if not tree.equals(place.path, object.row.size, object.row.sha256):
+                    raise DestinationExists(
+                        f"{target} exists with other content: nothing was overwritten", path=str(target)
+                    ) from None
+                files.remove(source)
+            tree.sync_to(place.path)
+            stamp = tree.stamp(place.path)
+        files.sync_folder(source.parent)
+        self._journal.append([adopted(object.row, target, stamp)])
+        self._complete(object, kind="adopted", path=target, stamp=stamp)
+        remove_empty(source.parent)
+        return Placement(target, {Method.ADOPTED: 1}, 0)
+
+    def _move_to_data(self, object: StoredObject, source: Path) -> Placement:
+        files, row = self._holdings.files, object.row
+        target = self._holdings.folder.whole(row.digest)
+        files.make_folder(target.parent)
+        writer = files.open(source, os.O_RDWR)
+        try:
+            files.set_mode(writer, 0o444, source)
+            files.sync(writer, source)
+        finally:
+            files.close(writer)
+        files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
+        with object.lock:
+            # Readers look at the new place from now on, should they open the file again.
+            object.row = replace(object.row, kind="data", path=None)
+        files.sync_folder(target.parent)
+        files.sync_folder(source.parent)
+        self._complete(object, kind="data", path=None, stamp=None)
+        return Placement(target, {}, 0)
+
+    def _change(self, object: StoredObject, **fields: object) -> None:
+        with object.lock:
+            object.row = replace(object.row, **fields)  # type: ignore[arg-type]
+            row = object.row
+        with self._holdings.index.transaction() as change:
+            change.change_object(row)
+
+    def _complete(self, object: StoredObject, **fields: object) -> None:
+        row = replace(object.row, state=ObjectState.COMPLETE, target=None, **fields)  # type: ignore[arg-type]
+        with self._holdings.index.transaction() as change:
+            change.change_object(row)
+            change.drop_bits(row.id)
+        with object.lock:
+            object.row = row
+            object.written, object.durable, object.pending = {}, {}, {}
+
+    # ---- drop
+
+    def discard(self, object: StoredObject) -> None:
+        """See `Store.discard_part`."""
+        with self._checkpointing:
+            with object.lock:
+                if object.is_closing or object.row.state is ObjectState.COMPLETE:
+                    return
+                object.is_closing = True
+            self.release(object)
+            with self._lock:
+                self._dirty.pop(object.row.id, None)
+            with self._holdings.index.transaction() as change:
+                change.drop_object(object.row.id)
+            self._holdings.dropped(object)
+            if object.row.kind == "part":
+                path = self._holdings.path(object)
+                self._holdings.files.remove(path)
+                remove_empty(path.parent)
+
+    def close(self) -> None:
+        with self._checkpointing:
+            try:
+                self.checkpoint()
+            finally:
+                for object in list(self._writers.values()):
+                    self.release(object)
+
+
+def samples(
+    holdings: Holdings, segment: SegmentRow, indexes: Iterable[int]
+) -> list[tuple[Digest, int]]:
+    """Which chunks of a segment stand in the chunk index: (digest, number within the object)."""
+    try:
+        page = holdings.segment_page(segment)
+    except (StoreError, ContentError):
+        return []  # the page was lost meanwhile: its chunks are merely not found by the chunk index
+    return [
+        (name, segment.first_chunk + index)
+        for index in indexes
+        if is_sampled(name := page.digest_of(index), page.lengths[index])
+    ]
+
+
+def remove_empty(folder: Path) -> None:
+    """Take away the hidden folder of parts once nothing is in it."""
+    if folder.name == PART_FOLDER:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # other parts are in it, or it is gone
+
+
+def _mismatch(row: ObjectRow, got: bytes | None) -> DigestMismatch:
+    name, claim = row.digest.hex(), row.sha256.hex()
+    return DigestMismatch(
+        f"the object {name} does not have the SHA-256 {claim} that its record states: its chunks are"
+        " genuine but the statement is false; do not trust the release",
+        object=name,
+        sha256=claim,
+        got=got.hex() if got else None,
+    )

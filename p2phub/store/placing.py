@@ -1,0 +1,287 @@
+"""Laying complete files out for people: a read-only tree of a release, or the user's own copies in a folder of theirs.
+
+A tree appears whole or not at all: built beside its place, synced, renamed. Files in a folder that exists appear one by one,
+each whole. Nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2phub.digest import Sha256, sha256
+from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
+from p2phub.paths import PART_FOLDER
+from p2phub.proto.manifest import FileRecord
+from p2phub.store.base import Method, ObjectState, Placement
+from p2phub.store.holdings import Holdings
+from p2phub.store.objects import StoredObject
+from p2phub.store.parts import remove_empty
+from p2phub.store.trees import Tree, remove_tree
+
+READ_BYTES = 1 << 20
+SYNC_EACH_MAX = 32  # files synced one by one; beyond it the whole file system is synced once
+
+
+class Placing:
+    """Lays out files of one store."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._files = holdings.files
+        self._without_reflink: set[tuple[int, int]] = set()  # pairs of devices
+
+    def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
+        """See `Store.materialize`."""
+        if os.path.lexists(destination):
+            return self._accept(files, destination)
+        self._check_held(files)
+        self._files.make_folder(destination.parent)
+        scratch = destination.parent / f"{PART_FOLDER}-{secrets.token_hex(8)}"
+        try:
+            placement = Placement(destination)
+            with Tree(self._files, scratch) as tree:
+                extra = 0
+                for file in files:
+                    method, size = self._make(tree, file.path, file, is_read_only=True)
+                    placement.methods[method] = placement.methods.get(method, 0) + 1
+                    extra += size
+                self._sync(tree, len(files))
+                tree.sync_made()
+            try:
+                self._files.rename_new(scratch, destination)
+            except FileExistsError:
+                return self._accept(files, destination)
+            self._files.sync_folder(destination.parent)
+            return Placement(destination, placement.methods, extra)
+        finally:
+            remove_tree(scratch)
+
+    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
+        """See `Store.place_files`."""
+        there = self._there(files, folder)
+        methods: dict[Method, int] = {}
+        left = [file for file in files if file.path not in there]
+        for file in files:
+            if file.path in there:
+                methods[there[file.path]] = methods.get(there[file.path], 0) + 1
+        if not left:
+            return Placement(folder, methods, 0)
+        self._check_held(left)
+        extra = 0
+        hidden = folder / PART_FOLDER / secrets.token_hex(8)
+        try:
+            with Tree(self._files, folder) as tree, Tree(self._files, hidden) as scratch:
+                for number, file in enumerate(left):
+                    method, size = self._make(scratch, str(number), file, is_read_only=False)
+                    methods[method] = methods.get(method, 0) + 1
+                    extra += size
+                self._sync(scratch, len(left))
+                for number, file in enumerate(left):
+                    with tree.parent_of(file.path) as (target, name):
+                        try:
+                            self._files.rename_new(hidden / str(number), name, target_folder=target)
+                        except FileExistsError:
+                            raise _in_the_way(folder, [file.path]) from None
+                tree.sync_made()
+        finally:
+            remove_tree(hidden)
+            remove_empty(hidden.parent)
+        return Placement(folder, methods, extra)
+
+    def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
+        """See `Store.conflicts`."""
+        if not os.path.lexists(folder):
+            return []
+        found = []
+        with Tree(self._files, folder) as tree:
+            for file in files:
+                try:
+                    if tree.status(file.path) is not None and not self._is_there(tree, file):
+                        found.append(file.path)
+                except DestinationExists:
+                    found.append(file.path)
+        return found
+
+    # ---- what is there already
+
+    def _accept(self, files: Sequence[FileRecord], destination: Path) -> Placement:
+        there = self._there(files, destination)
+        missing = [file.path for file in files if file.path not in there]
+        if missing:
+            raise _in_the_way(destination, missing)
+        return Placement(destination, {Method.HELD: len(files)}, 0)
+
+    def _there(self, files: Sequence[FileRecord], folder: Path) -> dict[str, Method]:
+        """Which files lie in `folder` as they must, and how; DestinationExists if one is something else."""
+        found: dict[str, Method] = {}
+        if not os.path.lexists(folder):
+            return found
+        if not folder.is_dir():
+            raise _in_the_way(folder, ["."])
+        wrong = []
+        with Tree(self._files, folder) as tree:
+            for file in files:
+                if tree.status(file.path) is None:
+                    continue
+                method = self._is_there(tree, file)
+                if method is None:
+                    wrong.append(file.path)
+                else:
+                    found[file.path] = method
+        if wrong:
+            raise _in_the_way(folder, wrong)
+        return found
+
+    def _is_there(self, tree: Tree, file: FileRecord) -> Method | None:
+        """How an equal file came to be there; None if it is not equal. Read whole unless the store knows it."""
+        status = tree.status(file.path)
+        if status is None or status.st_size != file.size:
+            return None
+        object = self._holdings.named(file.object)
+        if object is not None and object.row.state is ObjectState.COMPLETE:
+            identity = status.st_dev, status.st_ino
+            stamp = object.row.stamp
+            if stamp is not None and (stamp.device, stamp.inode) == identity:
+                is_same = (stamp.modified_ns, stamp.changed_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+                return Method.ADOPTED if is_same and object.row.sha256 == file.sha256 else None
+            try:
+                own = os.lstat(self._holdings.path(object))
+                if (own.st_dev, own.st_ino) == identity and object.row.sha256 == file.sha256:
+                    return Method.HARDLINK
+            except OSError:
+                pass
+        return Method.HELD if tree.equals(file.path, file.size, file.sha256) else None
+
+    # ---- making one file
+
+    def _check_held(self, files: Sequence[FileRecord]) -> None:
+        singles = [file for file in files if file.chunk_count == 1]
+        held = self._holdings.has([file.object for file in singles], is_durable=False)
+        for file in files:
+            if file.chunk_count == 1:
+                is_held = file.object in held
+            elif file.has_record:
+                object = self._holdings.named(file.object)
+                is_held = object is not None and object.row.state is ObjectState.COMPLETE
+                if is_held and object is not None and object.row.sha256 != file.sha256:
+                    raise _mismatch(file, object.row.sha256)
+            else:
+                is_held = True
+            if not is_held:
+                raise NotHeld(f"{file.path} is not complete here: fetch it first", path=file.path)
+
+    def _make(
+        self, tree: Tree, path: str, file: FileRecord, *, is_read_only: bool
+    ) -> tuple[Method, int]:
+        """Make `path` in a tree of ours that nobody else writes to; how, and how many bytes that took."""
+        object = self._holdings.named(file.object) if file.chunk_count else None
+        is_whole = object is not None and object.row.state is ObjectState.COMPLETE
+        with tree.parent_of(path) as (folder, name):
+            where = tree.folder / path
+            target = self._files.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder=folder)
+            try:
+                if file.chunk_count == 0:
+                    method, size = Method.COPY, 0
+                elif object is not None and is_whole and self._clone(object, target, where):
+                    method, size = Method.REFLINK, 0
+                elif object is not None and is_whole and is_read_only and object.row.kind == "data":
+                    self._files.remove(where)
+                    if self._files.link(self._holdings.path(object), name, target_folder=folder):
+                        return Method.HARDLINK, 0
+                    self._files.close(target)
+                    target = self._files.open(
+                        name, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder=folder
+                    )
+                    method, size = Method.COPY, self._copy(object, file, target, where)
+                elif object is not None and is_whole:
+                    method, size = Method.COPY, self._copy(object, file, target, where)
+                else:
+                    method, size = Method.COPY, self._write_single(file, target, where)
+                if is_read_only:
+                    self._files.set_mode(target, 0o444, where)
+            finally:
+                self._files.close(target)
+        return method, size
+
+    def _clone(self, object: StoredObject, target: int, where: Path) -> bool:
+        source_path = self._holdings.path(object)
+        try:
+            source = self._files.open(source_path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._holdings.withdraw(object, "was removed")
+            raise NotHeld(f"{source_path} was removed", path=str(source_path)) from None
+        try:
+            pair = os.fstat(source).st_dev, os.fstat(target).st_dev
+            if pair in self._without_reflink:
+                return False
+            first = memoryview(bytearray(1))
+            # Reading a byte compares the stamp of a file of the user's, before and after.
+            self._holdings.read(object, 0, first)
+            if not self._files.clone(source, target, where):
+                self._without_reflink.add(pair)
+                return False
+            self._holdings.read(object, 0, first)
+            return True
+        finally:
+            self._files.close(source)
+
+    def _copy(self, object: StoredObject, file: FileRecord, target: int, where: Path) -> int:
+        state, buffer = Sha256(), memoryview(bytearray(READ_BYTES))
+        for offset in range(0, file.size, READ_BYTES):
+            view = buffer[: min(READ_BYTES, file.size - offset)]
+            got = self._holdings.read(object, offset, view)
+            state.update(view[:got])
+            self._files.write(target, [view[:got]], offset, where)
+        if state.digest() != object.row.sha256:
+            raise CorruptChunk(
+                f"{self._holdings.path(object)} is not on the disk as it was written: check the disk",
+                path=str(self._holdings.path(object)),
+            )
+        return file.size
+
+    def _write_single(self, file: FileRecord, target: int, where: Path) -> int:
+        data = self._holdings.get(file.object)
+        got = sha256(data)
+        if len(data) != file.size or got != file.sha256:
+            raise _mismatch(file, got)
+        with self._holdings.index.transaction() as change:
+            change.add_small_file(file.object, got)
+        return self._files.write(target, [data], 0, where)
+
+    def _sync(self, tree: Tree, count: int) -> None:
+        """Make the contents of all files in a tree durable."""
+        root = self._files.open(tree.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if count > SYNC_EACH_MAX:
+                self._files.sync_file_system(root, tree.folder)
+                return
+        finally:
+            self._files.close(root)
+        for above, _, names in os.walk(tree.folder):
+            for name in names:
+                path = Path(above) / name
+                file = self._files.open(path, os.O_RDONLY)
+                try:
+                    self._files.sync(file, path)
+                finally:
+                    self._files.close(file)
+
+
+def _in_the_way(folder: Path, paths: Sequence[str]) -> DestinationExists:
+    shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return DestinationExists(
+        f"{folder} holds something else at {shown}: nothing was overwritten; choose another folder",
+        folder=str(folder), paths=list(paths[:100]),
+    )  # fmt: skip
+
+
+def _mismatch(file: FileRecord, got: bytes) -> DigestMismatch:
+    return DigestMismatch(
+        f"the manifest states a false SHA-256 for {file.path}: do not trust the release",
+        path=file.path, sha256=file.sha256.hex(), got=got.hex(),
+    )  # fmt: skip
+
+

@@ -1,0 +1,163 @@
+"""Holding the user's files: a reflink of each into the store, or, where the file system can't, the file itself where it lies.
+
+The files were read, cut and hashed just before (`ingest`); here nothing is read again, but a file that is not as its stamp says is
+refused. Order: documents durable, files synced, journal, then the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from stat import S_ISREG
+
+from p2phub.digest import Digest
+from p2phub.errors import FileChanged, MalformedDocument, StoreError
+from p2phub.proto.content import ObjectRecord
+from p2phub.store.base import FileStamp, Method, ObjectState, Placement, SourceFile
+from p2phub.store.holdings import Holdings
+from p2phub.store.index import ObjectRow, SegmentRow
+from p2phub.store.journal import Entry, Journal, adopted
+from p2phub.store.objects import segment_rows
+from p2phub.store.parts import samples
+
+FILES_PER_COMMIT = 1024  # rows of one transaction: a crash leaves whole groups taken, which is harmless
+
+
+class Taking:
+    """Takes files for one store."""
+
+    def __init__(self, holdings: Holdings, journal: Journal) -> None:
+        self._holdings = holdings
+        self._journal = journal
+        self._without_reflink: set[int] = set()  # devices whose files can't be cloned into the store
+
+    def take(self, files: Sequence[SourceFile]) -> Placement:
+        """See `Store.take`; the documents are held already."""
+        methods: dict[Method, int] = {}
+        group: dict[Digest, tuple[SourceFile, Method, FileStamp | None]] = {}
+        for file in files:
+            if self._is_held(file) or file.record.object in group:
+                method = Method.HELD
+            else:
+                method, stamp = self._bring(file)
+                group[file.record.object] = file, method, stamp
+                if len(group) >= FILES_PER_COMMIT:
+                    self._commit(group)
+                    group = {}
+            methods[method] = methods.get(method, 0) + 1
+        self._commit(group)
+        folder = files[0].path.parent if files else self._holdings.folder.root
+        return Placement(folder, methods, 0)
+
+    def _is_held(self, file: SourceFile) -> bool:
+        record = file.record
+        if record.chunk_count == 0:
+            return True
+        object = self._holdings.named(record.object)
+        if object is not None and object.row.state is ObjectState.COMPLETE:
+            # Its file may be gone or edited since: look before relying on it.
+            try:
+                if self._holdings.read(object, 0, memoryview(bytearray(1))) == 1:
+                    return True
+            except StoreError:
+                pass
+        if record.chunk_count == 1 and self._holdings.index.in_packs([record.object]):
+            with self._holdings.index.transaction() as change:
+                change.add_small_file(record.object, record.sha256)
+            return True
+        return False
+
+    def _bring(self, file: SourceFile) -> tuple[Method, FileStamp | None]:
+        files = self._holdings.files
+        try:
+            source = files.open(file.path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise _changed(file) from None
+        try:
+            _check(source, file)
+            # What was just written by the user may not be on the disk yet; we are about to say that it is.
+            files.sync(source, file.path)
+            if file.stamp.device not in self._without_reflink:
+                if self._clone(source, file):
+                    return Method.REFLINK, None
+                self._without_reflink.add(file.stamp.device)
+            _check(source, file)
+            return Method.ADOPTED, file.stamp
+        finally:
+            files.close(source)
+
+    def _clone(self, source: int, file: SourceFile) -> bool:
+        holdings, name = self._holdings, file.record.object
+        scratch = holdings.folder.scratch / name.hex()
+        target = holdings.folder.whole(name)
+        holdings.files.remove(scratch)
+        clone = holdings.files.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            if not holdings.files.clone(source, clone, scratch):
+                holdings.files.remove(scratch)
+                return False
+            _check(source, file)
+            if os.fstat(clone).st_size != file.record.size:
+                raise _changed(file)
+            holdings.files.set_mode(clone, 0o444, scratch)
+            holdings.files.sync(clone, scratch)
+        except (StoreError, FileChanged):
+            holdings.files.remove(scratch)
+            raise
+        finally:
+            holdings.files.close(clone)
+        holdings.files.make_folder(target.parent)
+        holdings.files.rename(scratch, target)
+        holdings.files.sync_folder(target.parent)
+        return True
+
+    def _commit(self, group: dict[Digest, tuple[SourceFile, Method, FileStamp | None]]) -> None:
+        if not group:
+            return
+        holdings = self._holdings
+        rows: list[tuple[ObjectRow, list[SegmentRow]]] = []
+        entries: list[Entry] = []
+        for name, (file, method, stamp) in group.items():
+            record = file.record
+            segments: list[SegmentRow] = []
+            if record.has_record:
+                described = ObjectRecord.decode(holdings.get(name))
+                if described.size != record.size or described.sha256 != record.sha256:
+                    raise MalformedDocument(f"the object record of {file.path} is of another file")
+                segments = segment_rows(described)
+            is_adopted = method is Method.ADOPTED
+            row = ObjectRow(
+                0, name, record.size, record.sha256, record.chunk_count, ObjectState.COMPLETE,
+                "adopted" if is_adopted else "data", file.path if is_adopted else None, None, stamp,
+            )  # fmt: skip
+            rows.append((row, segments))
+            if stamp is not None:
+                entries.append(adopted(row, file.path, stamp))
+        self._journal.append(entries)
+        replaced = [object for name in group if (object := holdings.named(name)) is not None]
+        with holdings.index.transaction() as change:
+            for row, segments in rows:
+                id = change.add_object(row, segments)
+                for segment in segments:
+                    change.add_samples(
+                        id, samples(holdings, segment, range(segment.chunk_count))
+                    )
+        for object in replaced:
+            if object.row.kind == "part":
+                holdings.files.remove(holdings.path(object))
+            holdings.dropped(object)
+        for row, segments in rows:
+            holdings.added(row.digest, segments)
+
+
+def _check(source: int, file: SourceFile) -> None:
+    status = os.fstat(source)
+    if not S_ISREG(status.st_mode) or FileStamp.of(status) != file.stamp:
+        raise _changed(file)
+
+
+def _changed(file: SourceFile) -> FileChanged:
+    return FileChanged(
+        f"{file.path} changed while it was read: nothing was published; wait until nobody writes to the folder",
+        path=str(file.path),
+    )

@@ -1,0 +1,142 @@
+"""A folder of the user's, written to without being led astray: each component is opened from the one above it, links are never
+followed, names that exist are never replaced.
+
+Only the way to the folder itself is the user's word and may pass links. Paths below were checked by proto/file_paths.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from p2phub.digest import Sha256
+from p2phub.errors import DestinationExists, StoreError
+from p2phub.store.base import FileStamp
+from p2phub.store.file_system import FileSystem, failures
+
+READ_BYTES = 1 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
+
+class Tree:
+    """One folder, made if it does not exist; a context manager."""
+
+    def __init__(self, files: FileSystem, folder: Path) -> None:
+        self._files = files
+        self.folder = folder
+        self._made: set[str] = {""}  # folders that got new names
+        files.make_folder(folder)
+        with failures(folder):
+            self._root = os.open(folder, _FOLDER | os.O_CLOEXEC)
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._root)
+
+    @contextmanager
+    def parent_of(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
+        """The folder that `path` lies in, as a descriptor, and the last component. Folders between are made.
+
+        Raises DestinationExists where a link or a file is in the way; FileNotFoundError if `make` is false and one lacks.
+        """
+        *above, name = path.split("/")
+        folder = os.dup(self._root)
+        try:
+            for at, component in enumerate(above):
+                folder = self._step(folder, component, "/".join(above[:at]), make)
+            self._made.add("/".join(above))
+            yield folder, name
+        finally:
+            os.close(folder)
+
+    def status(self, path: str) -> os.stat_result | None:
+        """lstat of `path`; None if nothing is there."""
+        try:
+            with self.parent_of(path, make=False) as (folder, name), failures(self.folder / path):
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def stamp(self, path: str) -> FileStamp:
+        status = self.status(path)
+        assert status is not None
+        return FileStamp.of(status)
+
+    def equals(self, path: str, size: int, sha256: bytes) -> bool:
+        """Whether `path` is a plain file with this content: it is read whole."""
+        try:
+            with self.parent_of(path, make=False) as (folder, name):
+                file = self._files.open(name, os.O_RDONLY, folder=folder)
+        except (FileNotFoundError, DestinationExists, StoreError):
+            return False
+        try:
+            if os.fstat(file).st_size != size:
+                return False
+            state, buffer, done = Sha256(), memoryview(bytearray(READ_BYTES)), 0
+            while got := self._files.read(file, buffer, done, path):
+                state.update(buffer[:got])
+                done += got
+            return done == size and state.digest() == sha256
+        except StoreError:
+            return False  # a folder, for one
+        finally:
+            os.close(file)
+
+    def sync_to(self, path: str) -> None:
+        """Make the name `path`, and those of the folders above it, durable."""
+        parts = path.split("/")[:-1]
+        for count in range(len(parts), -1, -1):
+            self._files.sync_folder(self.folder / "/".join(parts[:count]))
+
+    def sync_made(self) -> None:
+        """Make all names durable that came to be through this object, the deepest first."""
+        for path in sorted(self._made, key=len, reverse=True):
+            self._files.sync_folder(self.folder / path)
+
+    def _step(self, folder: int, component: str, above: str, make: bool) -> int:
+        path = self.folder / above / component
+        try:
+            for is_last_try in (False, True):
+                try:
+                    return os.open(
+                        component, _FOLDER | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+                    )
+                except FileNotFoundError:
+                    if not make or is_last_try:
+                        raise
+                    with failures(path):
+                        self._files.reach("mkdir", path)
+                        try:
+                            os.mkdir(component, dir_fd=folder)
+                        except FileExistsError:
+                            pass
+                    self._made.add(above)
+            raise AssertionError
+        except (NotADirectoryError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise DestinationExists(
+                f"{path} is in the way: a folder must be there. Nothing was overwritten", path=str(path)
+            ) from None
+        finally:
+            os.close(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Take away a folder of ours and all in it, as far as the disk lets us."""
+    shutil.rmtree(folder, ignore_errors=True)
