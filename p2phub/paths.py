@@ -66,6 +66,10 @@ class Home:
         """Read-only trees of fetched releases."""
         return self.root / "releases"
 
+    def release_tree(self, names: tuple[str, ...]) -> Path:
+        """Where the tree of one release lies; each name is one plain folder. Raises BadSetting."""
+        return self.releases.joinpath(*(plain(name) for name in names))
+
     @property
     def keys(self) -> Path:
         """Publishers' private keys, 0700."""

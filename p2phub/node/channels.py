@@ -24,10 +24,10 @@ from p2phub.net.lane_credit import RateCredit
 from p2phub.net.lane_events import ChannelClosed, ChannelEvent, ChannelEvents
 from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
-from p2phub.net.span_stream import ReceivingStream, SendingStream
+from p2phub.net.span_stream import ReceivingSpanStream, SendingSpanStream, SpanStreams
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
-from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_MAX
+from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_EACH_WAY_MAX
 from p2phub.proto.messages import FINGERPRINT_BYTES, TICKET_BYTES, LaneRefused, LaneTicket
 
 __all__ = ["Channels", "IncomingSpan", "OutgoingSpan", "ReceivingChannel", "SendingChannel"]
@@ -79,7 +79,8 @@ class Channels:
         self._buffers = BufferPool()
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
-        self._open: set[object] = set()
+        self._streams = SpanStreams(self._events)
+        self._open: dict[object, OnEvent] = {}  # channel: who is told of it
         network.serve(protocols.SPAN, self._on_stream)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -115,7 +116,7 @@ class Channels:
     ) -> LaneTicket | LaneRefused:
         """A ticket for the other end of `session`, if there is room for one more channel."""
         assert self._nursery is not None
-        if len(self._open) >= 2 * LANES_MAX:
+        if len(self._open) >= 2 * LANES_EACH_WAY_MAX:
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
         secret = secrets.token_bytes(TICKET_BYTES)
@@ -139,8 +140,8 @@ class Channels:
         return self._sending_lane(await self._dial(ticket, session), on_event)
 
     def _sending_lane(self, channel: LaneChannel, on_event: OnEvent) -> SendingLane:
-        lane = SendingLane(channel, on_event, self._events, self._buffers)
-        self._open.add(lane)
+        lane = SendingLane(channel, None, self._events, self._buffers)
+        self._open[lane] = on_event
         lane.start()
         return lane
 
@@ -154,8 +155,8 @@ class Channels:
         del self._stream_tickets[secret]
         if self._listener is not None:
             self._listener.revoke_ticket(secret)
-        channel = SendingStream(stream, ticket.on_event, self._events, self._buffers)
-        self._open.add(channel)
+        channel = SendingSpanStream(stream, self._streams)
+        self._open[channel] = ticket.on_event
         ticket.on_channel(channel)
         await channel.run()
 
@@ -177,14 +178,14 @@ class Channels:
             return self._receiving_lane(channel, on_event)
         stream = await self._network.open(session.peer, protocols.SPAN)
         await stream.send(ticket.ticket)
-        receiving = ReceivingStream(stream, on_event, self._events, self._buffers)
-        self._open.add(receiving)
+        receiving = ReceivingSpanStream(stream, self._streams)
+        self._open[receiving] = on_event
         self._nursery.start_soon(receiving.run)
         return receiving
 
     def _receiving_lane(self, channel: LaneChannel, on_event: OnEvent) -> ReceivingLane:
-        lane = ReceivingLane(channel, on_event, self._events, self._buffers)
-        self._open.add(lane)
+        lane = ReceivingLane(channel, None, self._events, self._buffers)
+        self._open[lane] = on_event
         lane.start()
         return lane
 
@@ -221,7 +222,6 @@ class Channels:
 
     def _hand_out(self, event: ChannelEvent) -> None:
         if isinstance(event, ChannelClosed):
-            self._open.discard(event.channel)
-        on_event = event.channel.peer
-        assert callable(on_event)
-        on_event(event)
+            self._open.pop(event.channel)(event)
+        else:
+            self._open[event.channel](event)

@@ -1,0 +1,123 @@
+"""Tells the DHT what this node holds: carries out the announce queue and keeps it over restarts.
+
+What is announced: releases and publishers always; by the setting `announce` also large complete objects with their SHA-256, or chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import trio
+
+from p2phub.core.discovery.announce import OBJECT_BYTES_MIN, Announce, AnnounceQueue, AnnounceStatistics
+from p2phub.core.discovery.keys import KeyKind
+from p2phub.digest import Digest
+from p2phub.errors import P2phubError
+from p2phub.net.base import Network
+from p2phub.node.files import read_json, write_durably
+from p2phub.node.trees import held_tree
+from p2phub.paths import Home
+from p2phub.store.base import ObjectState, Store
+
+SAVE_PERIOD_S = 60.0  # a crash announces again at most what changed in this time
+QUEUE_BYTES_MAX = 64 << 20  # of the saved queue
+
+
+class Announcing:
+    """The announce queue of a node. `run` must run."""
+
+    def __init__(self, network: Network, store: Store, home: Home, rng: random.Random, *, policy: str) -> None:
+        self._network = network
+        self._store = store
+        self._path = home.announcements
+        self._changed = trio.Event()
+        self._is_dirty = False
+        saved = read_json(self._path, QUEUE_BYTES_MAX)
+        now, wall_s = trio.current_time(), time.time()
+        known = saved if isinstance(saved, dict) else {}
+        self._queue = AnnounceQueue.from_dict(known, rng, now, wall_s, policy)
+
+    async def run(self) -> None:
+        """Announce until cancelled, then save the queue."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._save_regularly)
+                while True:
+                    self._changed = trio.Event()
+                    if self._network.peers():
+                        for announce in self._queue.next_actions(trio.current_time()):
+                            nursery.start_soon(self._announce, announce)
+                    due = self._queue.next_deadline()
+                    with trio.move_on_at(min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)):
+                        await self._changed.wait()
+                    if not self._network.peers():
+                        await trio.sleep(0.5)
+        finally:
+            self._save()
+
+    def add(self, kind: KeyKind, name: bytes, size_bytes: int = 0) -> int:
+        """Announce a name from now on; how many names that were added (0 or 1)."""
+        if (kind, name) in self._queue:
+            return 0
+        added = self._queue.add(kind, name, trio.current_time(), size_bytes=size_bytes)
+        self._is_dirty = self._is_dirty or added
+        self._changed.set()
+        return int(added)
+
+    async def announce_release(self, manifest: Digest) -> int:
+        """Announce a manifest that is held, and its complete large files; how many names were new."""
+        count = self.add(KeyKind.MANIFEST, manifest)
+        for name, size_bytes, sum_sha256 in await trio.to_thread.run_sync(self._complete_objects, manifest):
+            count += self.add(KeyKind.OBJECT, name, size_bytes)
+            count += self.add(KeyKind.SHA256, sum_sha256, size_bytes)
+        return count
+
+    def withdraw_object(self, name: Digest, sum_sha256: bytes | None) -> None:
+        """Announce an object no longer; records that others keep lapse by themselves."""
+        self._queue.remove(KeyKind.OBJECT, name)
+        if sum_sha256 is not None:
+            self._queue.remove(KeyKind.SHA256, sum_sha256)
+        self._is_dirty = True
+
+    def on_network(self) -> None:
+        """The first peer after none: whatever failed for want of one is due now."""
+        self._queue.on_network(trio.current_time())
+        self._changed.set()
+
+    def statistics(self) -> AnnounceStatistics:
+        return self._queue.statistics(trio.current_time())
+
+    def _complete_objects(self, manifest: Digest) -> list[tuple[Digest, int, bytes]]:
+        found = []
+        for file in held_tree(self._store, manifest).files:
+            if file.size < OBJECT_BYTES_MIN:
+                continue
+            status = self._store.status(file.object)
+            if status is not None and status.state is ObjectState.COMPLETE:
+                found.append((file.object, file.size, status.sha256))
+        return found
+
+    async def _announce(self, announce: Announce) -> None:
+        try:
+            stored_count = await self._network.announce(announce.key)
+        except P2phubError:
+            stored_count = 0
+        self._queue.on_result(announce, stored_count, trio.current_time())
+        self._is_dirty = True
+        self._changed.set()
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await trio.sleep(SAVE_PERIOD_S)
+            if self._is_dirty:
+                self._is_dirty = False
+                data = self._dump()
+                await trio.to_thread.run_sync(write_durably, self._path, data)
+
+    def _save(self) -> None:
+        write_durably(self._path, self._dump())
+
+    def _dump(self) -> bytes:
+        return json.dumps(self._queue.to_dict(trio.current_time(), time.time())).encode()

@@ -1,0 +1,325 @@
+"""Fetching: from a reference to files on the disk, whole and checked.
+
+The order: what it means → its documents → what is here already → the rest from peers → SHA-256 of every file → the tree that a person
+reads. A crash or a cancel at any point loses at most the last checkpoint; the next fetch of the same thing goes on from there.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from p2phub.core.swarm.download import Download
+from p2phub.digest import Digest
+from p2phub.errors import (
+    CorruptChunk,
+    DestinationExists,
+    DigestMismatch,
+    NotHeld,
+    P2phubError,
+    StoreFull,
+)
+from p2phub.net.base import Network
+from p2phub.node.announcing import Announcing
+from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, ProgressSink
+from p2phub.node.channels import Channels
+from p2phub.node.documents import Documents
+from p2phub.node.downloads import Entries, Transfer
+from p2phub.node.resolving import Resolved, Resolver
+from p2phub.node.search import Search
+from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
+from p2phub.paths import Home
+from p2phub.proto.content_id import content_id_text
+from p2phub.proto.manifest import FileRecord
+from p2phub.store.base import Method, ObjectState, Place, Placement, Release, Store
+
+LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
+ROOM_SLACK_BYTES = 64 << 20  # never fill the last of a disk: the index and logs need room
+PROGRESS_PERIOD_S = 0.1
+REPAIRS_MAX = 2  # times that chunks the disk lost are asked for again before the fetch fails
+
+OnTransfer = Callable[[Transfer, Resolved, int], AbstractContextManager[None]]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What one fetch works on."""
+
+    resolved: Resolved
+    tree: Tree
+    files: list[FileRecord]
+    objects: list[FileRecord]  # of several chunks, one per object
+    folder: Path | None  # where the user wants the files; None: below the home
+
+
+class Fetching:
+    """The fetching half of a node."""
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        home: Home,
+        store: Store,
+        documents: Documents,
+        resolver: Resolver,
+        channels: Channels,
+        announcing: Announcing,
+        rng: random.Random,
+        on_held: Callable[[Entries], None],
+        on_transfer: OnTransfer,
+    ) -> None:
+        self._network = network
+        self._home = home
+        self._store = store
+        self._documents = documents
+        self._resolver = resolver
+        self._channels = channels
+        self._announcing = announcing
+        self._rng = rng
+        self._on_held = on_held
+        self._on_transfer = on_transfer
+        self._busy: dict[Digest, trio.Lock] = {}  # two fetches of one thing take turns
+
+    async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
+        """As NodeApi.fetch."""
+        started_s = trio.current_time()
+        documents_before = self._documents.received_bytes
+        progress(Progress("resolve", 0, None, note=f"looking for {request.reference}"))
+        async with self._resolver.open(
+            request.reference, request.peers, allow_yanked=request.allow_yanked
+        ) as (resolved, search):
+            lock = self._busy.setdefault(resolved.digest, trio.Lock())
+            async with lock:
+                progress(Progress("documents", 0, None))
+                tree = await load_tree(resolved.digest, self._documents, self._store, search, resolved.text)
+                files = tree.selected(request.include, request.exclude)
+                plan = _Plan(resolved, tree, files, _objects(files), _folder(request.destination))
+                await self._lease(plan, time.time() + LEASE_S)
+                reused_bytes = await self._prepare(plan, search)
+                shares = await self._transfer(plan, search, progress)
+                placement = await self._complete(plan, search, shares, progress)
+                await self._keep(plan, placement)
+                await self._lease(plan, 0)
+        data_size = sum(file.size for file in files)
+        progress(Progress("complete", data_size, data_size))
+        payload_bytes = sum(share.bytes for share in shares)
+        return Fetched(
+            path=placement.path if tree.manifest is not None else placement.path / files[0].path,
+            method=_method(placement),
+            reference=resolved.text,
+            content_id=content_id_text(resolved.digest),
+            file_count=len(files),
+            data_size=data_size,
+            bytes_fetched=payload_bytes + self._documents.received_bytes - documents_before,
+            bytes_reused=reused_bytes,
+            seconds=trio.current_time() - started_s,
+            peers=tuple(shares),
+            signer=resolved.signer,
+            warnings=resolved.warnings,
+        )
+
+    async def transfer(
+        self, tree: Tree, files: Sequence[FileRecord], resolved: Resolved, search: Search
+    ) -> Transfer:
+        """A transfer of what is missing of `files`, ready to run. Documents must be held and parts open."""
+        pages = await trio.to_thread.run_sync(self._pages, tree, files)
+        missing_bytes = sum(sum(lengths) for _, lengths, _ in pages)
+        machine = Download(missing_bytes, random.Random(self._rng.getrandbits(64)))
+        for page, lengths, held in pages:
+            machine.on_page(page, lengths, held)
+        machine.on_pages_complete()
+        return Transfer(
+            swarm=tree.digest,
+            machine=machine,
+            search=search,
+            network=self._network,
+            store=self._store,
+            channels=self._channels,
+            on_held=self._on_held,
+        )
+
+    # ---- steps ---------------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, plan: _Plan, search: Search) -> int:
+        """Chunk lists, a place for every file, and what is here already; bytes that were found here."""
+        if plan.folder is not None:
+            conflicts = await trio.to_thread.run_sync(self._store.conflicts, plan.files, plan.folder)
+            if conflicts:
+                shown = ", ".join(conflicts[:3]) + (", …" if len(conflicts) > 3 else "")
+                raise DestinationExists(
+                    f"{plan.folder} holds other files under the same names: {shown}", paths=conflicts[:32]
+                )
+        await hold_chunk_lists(plan.files, self._documents, self._store, search, plan.resolved.text)
+        await trio.to_thread.run_sync(self._check_room, plan)
+        return await trio.to_thread.run_sync(self._open_parts, plan)
+
+    def _check_room(self, plan: _Plan) -> None:
+        wanted_bytes = 0
+        for file in plan.objects:
+            status = self._store.status(file.object)
+            if status is None or status.state is not ObjectState.COMPLETE:
+                wanted_bytes += file.size - (status.held_bytes if status is not None else 0)
+        where = plan.folder or self._home.store
+        while not where.exists():
+            where = where.parent
+        free_bytes = shutil.disk_usage(where).free
+        if wanted_bytes and wanted_bytes + ROOM_SLACK_BYTES > free_bytes:
+            raise StoreFull(
+                f"{wanted_bytes:,} bytes are to be fetched and {free_bytes:,} are free on {where}",
+                wanted=wanted_bytes,
+                free=free_bytes,
+            )
+
+    def _open_parts(self, plan: _Plan) -> int:
+        reused_bytes = 0
+        for file in plan.objects:
+            record_of(self._store, file)
+            status = self._store.status(file.object)
+            if status is not None and status.state is ObjectState.COMPLETE:
+                reused_bytes += file.size
+                continue
+            self._store.open_part(file.object, folder=plan.folder)
+            reused_bytes += self._store.reuse(file.object)
+        return reused_bytes
+
+    def _pages(self, tree: Tree, files: Sequence[FileRecord]) -> list[tuple[Digest, Sequence[int], bytes]]:
+        """Pages with something missing: digest, bytes per entry, have-bits."""
+        found = []
+        for page, lengths in page_lengths(self._store, tree, files):
+            missing = self._store.missing(page)
+            if not any(lengths[index] for index in missing):
+                continue
+            bits = bytearray(b"\xff" * ((len(lengths) + 7) // 8))
+            for index in missing:
+                bits[index >> 3] &= ~(0x80 >> (index & 7))
+            found.append((page, lengths, bytes(bits)))
+        return found
+
+    async def _transfer(self, plan: _Plan, search: Search, progress: ProgressSink) -> list[PeerShare]:
+        transfer = await self.transfer(plan.tree, plan.files, plan.resolved, search)
+        if transfer.machine.is_complete:
+            return []
+        total_bytes = sum(file.size for file in plan.files)
+        held_before = total_bytes - transfer.statistics().total_bytes
+
+        async def report() -> None:
+            done_max = 0
+            while True:
+                facts = transfer.statistics()
+                done_max = max(done_max, held_before + facts.verified_bytes)
+                active = sum(1 for peer in facts.peers if peer.rate_bytes_per_s > 0)
+                progress(Progress("transfer", done_max, total_bytes, facts.rate_bytes_per_s, active))
+                await trio.sleep(PROGRESS_PERIOD_S)
+
+        with self._on_transfer(transfer, plan.resolved, total_bytes):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(report)
+                await transfer.run()
+                nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(self._store.checkpoint)
+        return _shares(transfer)
+
+    async def _complete(
+        self, plan: _Plan, search: Search, shares: list[PeerShare], progress: ProgressSink
+    ) -> Placement:
+        """Every file whole, its SHA-256 recomputed, and in its place."""
+        for file in plan.objects:
+            for attempt in range(REPAIRS_MAX + 1):
+                try:
+                    await self._finish(plan, file)
+                    break
+                except (CorruptChunk, NotHeld):
+                    if attempt == REPAIRS_MAX:
+                        raise
+                    shares += await self._transfer(plan, search, progress)
+        if plan.folder is not None:
+            return await trio.to_thread.run_sync(self._store.place_files, plan.files, plan.folder)
+        destination = self._home.release_tree(_tree_name(plan.resolved))
+        if len(plan.files) < len(plan.tree.files):
+            # A tree of some files is not the release's tree: it grows with each fetch instead.
+            return await trio.to_thread.run_sync(self._store.place_files, plan.files, destination)
+        return await trio.to_thread.run_sync(self._store.materialize, plan.files, destination)
+
+    async def _finish(self, plan: _Plan, file: FileRecord) -> None:
+        place = None if plan.folder is None else Place(plan.folder, file.path)
+
+        def finish() -> None:
+            status = self._store.status(file.object)
+            if place is None and status is not None and status.state is ObjectState.COMPLETE:
+                return
+            self._store.finish(file.object, place=place)
+
+        try:
+            await trio.to_thread.run_sync(finish)
+        except DigestMismatch as error:
+            signer = plan.resolved.signer
+            who = f"signed by {signer.petname or ''} {signer.publisher_id}" if signer else "unsigned"
+            raise DigestMismatch(
+                f"{file.path!r} has another SHA-256 than its release states; the release ({plan.resolved.text}) is {who}",
+                path=file.path,
+                publisher_id=signer.publisher_id if signer else None,
+                expected=file.sha256.hex(),
+                **{key: value for key, value in error.facts.items() if key in ("got",)},
+            ) from error
+
+    async def _keep(self, plan: _Plan, placement: Placement) -> None:
+        """The release is held from now on, and told of."""
+        if plan.tree.manifest is None:
+            return
+        statement = plan.resolved.statement
+        label = f"{statement.publisher_id}/{statement.name}@{statement.version}" if statement else ""
+        release = Release(
+            plan.tree.digest, label, path=placement.path, method=placement.summary(), added_s=time.time()
+        )
+        await trio.to_thread.run_sync(self._store.add_release, release)
+        await self._announcing.announce_release(plan.tree.digest)
+
+    async def _lease(self, plan: _Plan, until_s: float) -> None:
+        await trio.to_thread.run_sync(self._store.lease, plan.tree.digest, "fetch", until_s)
+
+
+def _folder(destination: Path | None) -> Path | None:
+    if destination is None:
+        return None
+    if not destination.is_absolute():
+        raise P2phubError("a destination is named by its absolute path", path=str(destination))
+    return destination
+
+
+def _objects(files: Sequence[FileRecord]) -> list[FileRecord]:
+    """One file per object of several chunks: the first, which is placed by `finish`."""
+    first: dict[Digest, FileRecord] = {}
+    for file in files:
+        if file.has_record:
+            first.setdefault(file.object, file)
+    return list(first.values())
+
+
+def _shares(transfer: Transfer) -> list[PeerShare]:
+    return [
+        PeerShare(peer_id=str(s.peer), address=s.address, bytes=s.received_bytes, fault=s.fault)
+        for s in transfer.shares.values()
+        if s.received_bytes or s.fault
+    ]
+
+
+def _tree_name(resolved: Resolved) -> tuple[str, ...]:
+    """Folder names below `releases/`: by publisher, name and version, or by content id."""
+    statement, signer = resolved.statement, resolved.signer
+    if statement is None or signer is None:
+        return (content_id_text(resolved.digest),)
+    return (signer.petname or signer.publisher_id, statement.name, statement.version)
+
+
+def _method(placement: Placement) -> str:
+    names = {Method.ADOPTED: "adopt", Method.HELD: "present"}
+    used = sorted((m for m, n in placement.methods.items() if n), key=list(Method).index)
+    return names.get(used[-1], str(used[-1])) if used else "present"

@@ -1,0 +1,135 @@
+"""Keeps this node among others: bootstrap nodes, peers remembered on disk, peers on the local network.
+
+A node started offline joins when the network comes back; one whose bootstrap nodes are all gone joins through whom it met before.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+
+import trio
+
+from p2phub.core.discovery.bootstrap import Bootstrap
+from p2phub.core.discovery.peer_book import PeerBook
+from p2phub.errors import P2phubError, UsageError
+from p2phub.net.base import Network, PeerAddress, PeerId, parse_address, parse_peer_address
+from p2phub.node.files import read_json, write_durably
+from p2phub.paths import Home
+
+BOOK_BYTES_MAX = 8 << 20
+SAVE_PERIOD_S = 30.0
+LOOK_PERIOD_S = 1.0  # between two looks at who is connected
+PEERS_WANTED = 8  # fewer connected: remembered peers are dialled
+DIALS_AT_ONCE = 4
+
+
+class Neighbours:
+    """The peers of a node outside any download. `run` must run."""
+
+    def __init__(
+        self,
+        network: Network,
+        home: Home,
+        rng: random.Random,
+        *,
+        bootstrap: list[str],
+        on_joined: Callable[[], None],
+    ) -> None:
+        self._network = network
+        self._path = home.peers
+        self._on_joined = on_joined
+        saved = read_json(self._path, BOOK_BYTES_MAX)
+        now, wall_s = trio.current_time(), time.time()
+        self.book = PeerBook.from_dict(saved, rng, now, wall_s) if isinstance(saved, dict) else PeerBook(rng)
+        self._bootstrap = Bootstrap(bootstrap, rng)
+        self._changed = trio.Event()
+        self._connected: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Until cancelled; then the book is saved."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._save_regularly)
+                nursery.start_soon(self._dial_bootstrap, nursery)
+                nursery.start_soon(self._watch, nursery)
+        finally:
+            self._save()
+
+    def add_bootstrap(self, address: str) -> None:
+        parse_peer_address(address)
+        self._bootstrap.add(address)
+        self._changed.set()
+
+    def remove_bootstrap(self, address: str) -> None:
+        self._bootstrap.remove(address)
+
+    async def meet(self, address: PeerAddress) -> None:
+        """A peer was told of, by the local network or a user: dial it and remember it."""
+        self.book.add(address.peer, address.addresses)
+        try:
+            await self._network.connect(address)
+        except P2phubError:
+            self.book.on_failed(address.peer, trio.current_time())
+
+    async def _dial_bootstrap(self, nursery: trio.Nursery) -> None:
+        while True:
+            self._changed = trio.Event()
+            for address in self._bootstrap.next_dials(trio.current_time()):
+                nursery.start_soon(self._dial_one, address)
+            due = self._bootstrap.next_deadline()
+            with trio.move_on_at(min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)):
+                await self._changed.wait()
+
+    async def _dial_one(self, text: str) -> None:
+        try:
+            await self._network.connect(parse_peer_address(text))
+        except P2phubError:
+            self._bootstrap.on_failed(text, trio.current_time())
+        else:
+            self._bootstrap.on_connected(text, trio.current_time())
+        self._changed.set()
+
+    async def _watch(self, nursery: trio.Nursery) -> None:
+        """Note who is connected; dial remembered peers while there are few."""
+        dials = trio.CapacityLimiter(DIALS_AT_ONCE)
+        while True:
+            now = trio.current_time()
+            statuses = self._network.peers()
+            for status in statuses:
+                known = self._network.known_address(status.peer)
+                if status.peer not in self._connected and known is not None:
+                    self.book.add(status.peer, known.addresses)
+                    self.book.on_met(status.peer, now)
+            connected = frozenset(str(status.peer) for status in statuses)
+            is_joined = bool(connected) and not self._connected
+            self._connected = connected
+            self._bootstrap.on_peers(len(connected), now)
+            if is_joined:
+                self._on_joined()
+            if len(connected) < PEERS_WANTED:
+                for peer in self.book.next_dials(now, DIALS_AT_ONCE, connected):
+                    nursery.start_soon(self._dial_known, peer, dials)
+            await trio.sleep(LOOK_PERIOD_S)
+
+    async def _dial_known(self, peer: str, dials: trio.CapacityLimiter) -> None:
+        async with dials:
+            try:
+                addresses = tuple(parse_address(text) for text in self.book.addresses(peer))
+                await self._network.connect(PeerAddress(PeerId(peer), addresses))
+            except (P2phubError, UsageError):
+                self.book.on_failed(peer, trio.current_time())
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await trio.sleep(SAVE_PERIOD_S)
+            data = self._dump()
+            await trio.to_thread.run_sync(write_durably, self._path, data)
+
+    def _save(self) -> None:
+        write_durably(self._path, self._dump())
+
+    def _dump(self) -> bytes:
+        return json.dumps(self.book.to_dict(trio.current_time(), time.time())).encode()
