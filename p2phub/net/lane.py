@@ -58,9 +58,22 @@ class Lane(ABC):
     """One end of a lane. `start` it once; `close` it at any time, from any thread."""
 
     def __init__(
-        self, channel: LaneChannel, peer: object, events: ChannelEvents, buffers: BufferPool
+        self,
+        channel: LaneChannel,
+        peer: object,
+        events: ChannelEvents,
+        buffers: BufferPool,
+        *,
+        patience_s: float = LANE_PATIENCE_S,
+        unused_s: float = LANE_UNUSED_S,
     ) -> None:
+        """Take over `channel`; `peer` is whatever the caller knows it by.
+
+        patience_s: without progress for this long, while bytes are due, the lane fails.
+        unused_s: without a span for this long it closes.
+        """
         channel.settle()
+        self._patience_s, self._unused_s = patience_s, unused_s
         self._channel = channel
         self._peer = peer
         self._events = events
@@ -124,7 +137,11 @@ class Lane(ABC):
 
     def _be_patient(self, size_bytes: int) -> None:
         """From now on, allow the peer as long as `size_bytes` may take."""
-        self._due_s = self._clock() + LANE_PATIENCE_S + size_bytes / LANE_RATE_MIN_BYTES_PER_S
+        self._due_s = self._clock() + self._patience_s + size_bytes / LANE_RATE_MIN_BYTES_PER_S
+
+    @property
+    def _is_unused(self) -> bool:
+        return self._clock() > self._idle_since_s + self._unused_s
 
     def _check(self) -> None:
         """Raise when the lane is to end: it is being closed, or the peer's time is up."""
@@ -138,9 +155,16 @@ class ReceivingLane(Lane):
     """The end that downloads."""
 
     def __init__(
-        self, channel: LaneChannel, peer: object, events: ChannelEvents, buffers: BufferPool
+        self,
+        channel: LaneChannel,
+        peer: object,
+        events: ChannelEvents,
+        buffers: BufferPool,
+        *,
+        patience_s: float = LANE_PATIENCE_S,
+        unused_s: float = LANE_UNUSED_S,
     ) -> None:
-        super().__init__(channel, peer, events, buffers)
+        super().__init__(channel, peer, events, buffers, patience_s=patience_s, unused_s=unused_s)
         self._spans = IncomingSpans()
         self._header = bytearray(HEADER_BYTES)
 
@@ -199,7 +223,7 @@ class ReceivingLane(Lane):
     def _check_between_frames(self) -> None:
         if self._is_closing or len(self._spans):
             self._check()
-        elif self._clock() > self._idle_since_s + LANE_UNUSED_S:
+        elif self._is_unused:
             raise _Unused
 
 
@@ -207,9 +231,17 @@ class SendingLane(Lane):
     """The end that uploads."""
 
     def __init__(
-        self, channel: LaneChannel, peer: object, events: ChannelEvents, buffers: BufferPool
+        self,
+        channel: LaneChannel,
+        peer: object,
+        events: ChannelEvents,
+        buffers: BufferPool,
+        *,
+        patience_s: float = LANE_PATIENCE_S,
+        unused_s: float = 2 * LANE_UNUSED_S,
     ) -> None:
-        super().__init__(channel, peer, events, buffers)
+        # The receiving end gives an unused lane up first: only it knows what it will ask for.
+        super().__init__(channel, peer, events, buffers, patience_s=patience_s, unused_s=unused_s)
         self._spans = OutgoingSpans()
         self._left_bytes = LANE_BYTES_MAX
 
@@ -271,8 +303,7 @@ class SendingLane(Lane):
                 self._spans.changed.wait(LANE_TICK_S)
                 if len(self._spans):
                     return True
-            # The receiving end gives an unused lane up first: only it knows what it will ask for.
-            if self._channel.is_peer_gone or self._clock() > self._idle_since_s + 2 * LANE_UNUSED_S:
+            if self._channel.is_peer_gone or self._is_unused:
                 return False
         return False
 

@@ -41,6 +41,8 @@ class LaneChannel:
         self, connected: socket.socket, context: ssl.SSLContext, *, is_server: bool
     ) -> None:
         connected.setblocking(False)
+        # Or the handshake's last flight waits 40 ms for an acknowledgement that is delayed.
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connected
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
@@ -85,7 +87,6 @@ class LaneChannel:
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TICK)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def _set_up(self, step: Callable[[], T]) -> T:
         """Repeat `step` until TLS has all the bytes that it wants."""

@@ -10,26 +10,30 @@ import threading
 
 from p2phub.proto.limits import LANE_CREDIT_BYTES
 
+_ENDLESS = 1 << 62  # bytes: what a draw finds that began before the limit was lifted
+
 
 class RateCredit:
     """A counter that one end refills and the other draws from. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._credit_bytes = 0
+        self._credit_bytes = _ENDLESS
         self.is_limited = False
         self.wanted_bytes = 0  # what the channel waits for now; 0: nothing, or no limit holds it
 
     def limit(self) -> None:
         """From now on, move only what was granted."""
         with self._changed:
-            self.is_limited = True
+            if not self.is_limited:
+                self.is_limited = True
+                self._credit_bytes = 0
 
     def unlimit(self) -> None:
         """Move as fast as the link does."""
         with self._changed:
             self.is_limited = False
-            self._credit_bytes = 0
+            self._credit_bytes = _ENDLESS
             self.wanted_bytes = 0
             self._changed.notify_all()
 
@@ -44,8 +48,10 @@ class RateCredit:
     def drain(self) -> int:
         """Take back what was granted and not drawn: for a channel that closed."""
         with self._changed:
-            left, self._credit_bytes = self._credit_bytes, 0
             self.wanted_bytes = 0
+            if not self.is_limited:
+                return 0
+            left, self._credit_bytes = self._credit_bytes, 0
             return left
 
     def draw(self, wanted_bytes: int, timeout_s: float = 0.0) -> int:
@@ -62,12 +68,10 @@ class RateCredit:
                 self.wanted_bytes = wanted_bytes
                 if not self._changed.wait_for(self._is_open, timeout_s):
                     return 0
-            if not self.is_limited:
-                return wanted_bytes
             granted = min(wanted_bytes, self._credit_bytes)
             self._credit_bytes -= granted
             self.wanted_bytes = 0
             return granted
 
     def _is_open(self) -> bool:
-        return self._credit_bytes > 0 or not self.is_limited
+        return self._credit_bytes > 0

@@ -62,7 +62,17 @@ class _Ticket:
 class LaneListener:
     """A TCP port for lanes. Bound when made; takes connections while `run` runs."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        handshake_timeout_s: float = LANE_HANDSHAKE_TIMEOUT_S,
+        ticket_lifetime_s: float = LANE_TICKET_LIFETIME_S,
+    ) -> None:
+        """Bind. Raises PortInUse, or NetworkError if this machine has no such address."""
+        self._handshake_timeout_s = handshake_timeout_s
+        self._ticket_lifetime_s = ticket_lifetime_s
         self._socket = _listening_socket(host, port)
         self._identity = LaneIdentity()
         self._tickets: dict[bytes, _Ticket] = {}
@@ -117,7 +127,7 @@ class LaneListener:
             ticket.settled.set()
 
     async def _expire(self, ticket: _Ticket, on_expired: OnExpired | None) -> None:
-        with trio.move_on_after(LANE_TICKET_LIFETIME_S):
+        with trio.move_on_after(self._ticket_lifetime_s):
             await ticket.settled.wait()
         if ticket.settled.is_set():
             return
@@ -160,7 +170,7 @@ class LaneListener:
         channel = LaneChannel(connected, self._identity.context, is_server=True)
         ticket = None
         try:
-            with trio.move_on_after(LANE_HANDSHAKE_TIMEOUT_S):
+            with trio.move_on_after(self._handshake_timeout_s):
                 await channel.start()
                 ticket = self._redeem(await channel.receive_first(TICKET_BYTES), host)
         except P2phubError as error:

@@ -225,6 +225,11 @@ class SpanCutter:
         self.next_chunk = 0
         self.left_bytes = self._starts[-1]
 
+    @property
+    def next_size_bytes(self) -> int:
+        """Payload of the next frame, if all of its chunks can be read."""
+        return self._starts[self._stop_of_frame(PAYLOAD_BYTES_MAX)] - self._starts[self.next_chunk]
+
     def fill(self, buffer: memoryview) -> PayloadHeader:
         """Read the next chunks into `buffer`; the header that goes before them.
 
@@ -232,7 +237,7 @@ class SpanCutter:
         very next one cannot.
         """
         first = self.next_chunk
-        stop = bisect_right(self._starts, self._starts[first] + len(buffer)) - 1
+        stop = self._stop_of_frame(len(buffer))
         while True:
             size = self._starts[stop] - self._starts[first]
             try:
@@ -249,3 +254,6 @@ class SpanCutter:
     def stop(self) -> PayloadHeader:
         """The header that says that no more of this span comes."""
         return PayloadHeader(self._span.request_id, self.next_chunk, NOT_HELD)
+
+    def _stop_of_frame(self, size_max: int) -> int:
+        return bisect_right(self._starts, self._starts[self.next_chunk] + size_max) - 1
