@@ -1,7 +1,8 @@
 """BLAKE3 names and SHA-256 sums: the one module that computes either.
 
-A chunk is named by the plain BLAKE3 of its bytes. SHA-256 is what the rest of the world (Hugging Face, OCI, model
-signing) calls a file by. Both release the interpreter lock while they hash, so they run side by side in threads.
+A chunk is named by the plain BLAKE3 of its bytes. SHA-256 is what the rest of the world (Hugging
+Face, OCI, model signing) calls a file by. Both release the interpreter lock while they hash, so
+they run side by side in threads.
 
 Source: BLAKE3 specification 1.0, plain hash mode; FIPS 180-4.
 """
@@ -51,3 +52,13 @@ class Sha256:
 
     def digest(self) -> bytes:
         return self._state.digest()
+
+
+def git_blob_id(data: Octets) -> bytes:
+    """The 20 bytes by which git names a file of this content; a name for old tools, never trusted
+    here.
+
+    Source: git's object format: SHA-1 of `blob <size>`, a zero byte and the content.
+    """
+    header = b"blob %d\0" % len(data)
+    return hashlib.sha1(header + bytes(data), usedforsecurity=False).digest()

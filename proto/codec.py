@@ -1,8 +1,8 @@
 """Canonical msgpack: one value, one encoding, so that a document's hash names its meaning.
 
-The profile: maps with string keys in byte order, minimal integers, strings in UTF-8, byte strings, booleans and lists. No
-floats, no nil, no extension types. What does not re-encode to the same bytes is refused, which also refuses
-duplicate keys, long forms and trailing bytes.
+The profile: maps with string keys in byte order, minimal integers, strings in UTF-8, byte strings,
+booleans and lists. No floats, no nil, no extension types. What does not re-encode to the same bytes
+is refused, which also refuses duplicate keys, long forms and trailing bytes.
 
 Source: msgpack specification (2013 revision); the profile is SPEC.md section 3.
 """
@@ -22,7 +22,10 @@ INTEGER_MAX = (1 << 63) - 1
 
 
 def encode(value: Value) -> bytes:
-    """The canonical bytes of `value`. Raises TypeError on what the profile excludes: that is a bug of the caller."""
+    """The canonical bytes of `value`.
+
+    Raises TypeError on what the profile excludes: that is a bug of the caller.
+    """
     packed: bytes = msgpack.packb(_ordered(value, DOCUMENT_DEPTH_MAX), use_bin_type=True)
     return packed
 
@@ -31,7 +34,8 @@ def decode(data: bytes | bytearray | memoryview, *, size_max: int) -> Value:
     """The value of a canonical document of at most `size_max` bytes.
 
     The size is checked before the parser sees a byte: a megabyte of empty maps would cost 73 MiB.
-    Raises TooLarge, or MalformedDocument if `data` is not exactly what `encode` gives for some value.
+    Raises TooLarge, or MalformedDocument if `data` is not exactly what `encode` gives for some
+    value.
     """
     if len(data) > size_max:
         raise TooLarge(f"a document of {len(data)} bytes exceeds {size_max} bytes", size=len(data))
@@ -48,16 +52,19 @@ def decode(data: bytes | bytearray | memoryview, *, size_max: int) -> Value:
 
 
 # Bytes of a value by its first byte, where that is all there is to know.
-_FIXED_BYTES = {0xC2: 1, 0xC3: 1, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
+_FIXED_BYTES = {0xC2: 1, 0xC3: 1} | {0xCC + i: 1 + (1 << i) for i in range(4)}
+_FIXED_BYTES |= {0xD0 + i: 1 + (1 << i) for i in range(4)}
 # Bytes of the count that follows the first byte: byte strings and texts, then lists and maps.
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 
 
 def _check_shape(data: bytes) -> None:
-    """Walk the values without making any. Raises ValueError if they nest deeper, or are more, than a document's can be.
+    """Walk the values without making any. Raises ValueError if they nest deeper, or are more, than
+    a document's can be.
 
-    msgpack reserves room for what every list claims to hold, on every level: 3 KiB could take 64 MiB.
+    msgpack reserves room for what every list claims to hold, on every level: 3 KiB could take 64
+    MiB.
     """
     position, budget = 0, DOCUMENT_VALUES_MAX
     left = [1]  # values still to come, per open list or map
@@ -85,7 +92,8 @@ def _check_shape(data: bytes) -> None:
             position += width + int.from_bytes(data[position : position + width], "big")
         elif first in _COUNTED:
             width = _COUNTED[first]
-            count = int.from_bytes(data[position : position + width], "big") * (1 if first < 0xDE else 2)
+            count = int.from_bytes(data[position : position + width], "big")
+            count *= 1 if first < 0xDE else 2
             position += width
             left.append(count)
             budget -= count

@@ -1,14 +1,16 @@
 """Object records and segments: how a file's bytes are named.
 
-A file of more than one chunk has an object record: the chunking rule, the size, the SHA-256 and the list of segments. A
-segment is one page of the chunk list: packed digests and lengths. Both are chunks themselves, named by their BLAKE3, so whoever
-holds the object's name can verify every page and every chunk without trusting anyone.
+A file of more than one chunk has an object record: the chunking rule, the size, the SHA-256 and the
+list of segments. A segment is one page of the chunk list: packed digests and lengths. Both are
+chunks themselves, named by their BLAKE3, so whoever holds the object's name can verify every page
+and every chunk without trusting anyone.
 
 Source: SPEC.md section 4. The chunk list takes the place of a Merkle tree's inner nodes.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from dataclasses import dataclass
@@ -21,12 +23,18 @@ from p2phub.proto.limits import (
     CHUNK_BYTES_MAX,
     DOCUMENT_BYTES_MAX,
     OBJECT_BYTES_MAX,
+    OBJECT_SEGMENTS_MAX,
     SEGMENT_CHUNKS_MAX,
 )
 
 TENSOR_RULE = "tensor-1m/1"
 CDC_RULE = "cdc-16k/1"
 RULES = (CDC_RULE, TENSOR_RULE)
+
+# Control characters, zero-width and directional ones: nothing that could mislead a terminal.
+_INVISIBLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]"
+)
 
 OBJECT_TYPE = "p2phub/object"
 SEGMENT_TYPE = "p2phub/segment"
@@ -64,7 +72,11 @@ class Segment:
         fields = document(data, SEGMENT_TYPE, ("digests", "lengths"), DOCUMENT_BYTES_MAX)
         digests, packed = octets(fields, "digests"), octets(fields, "lengths")
         count = len(packed) // 4
-        if not 1 <= count <= SEGMENT_CHUNKS_MAX or len(packed) != 4 * count or len(digests) != 32 * count:
+        if (
+            not 1 <= count <= SEGMENT_CHUNKS_MAX
+            or len(packed) != 4 * count
+            or len(digests) != 32 * count
+        ):
             raise MalformedDocument("a segment's lists do not fit each other")
         lengths = array("I", struct.unpack(f">{count}I", packed))
         if min(lengths) < 1 or max(lengths) > CHUNK_BYTES_MAX:
@@ -115,10 +127,14 @@ class ObjectRecord:
     @classmethod
     def decode(cls, data: bytes) -> ObjectRecord:
         """Raises MalformedDocument or TooLarge."""
-        fields = document(data, OBJECT_TYPE, ("rule", "segments", "sha256", "size"), DOCUMENT_BYTES_MAX)
+        fields = document(
+            data, OBJECT_TYPE, ("rule", "segments", "sha256", "size"), DOCUMENT_BYTES_MAX
+        )
         rule = text(fields, "rule")
         if rule not in RULES:
-            raise MalformedDocument(f"an object uses a chunking rule unknown to this version: {rule[:40]!r}")
+            raise MalformedDocument(
+                f"an object uses a chunking rule unknown to this version: {rule[:40]!r}"
+            )
         segments = tuple(_segment_ref(row) for row in rows(fields, "segments"))
         record = cls(
             rule,
@@ -126,6 +142,8 @@ class ObjectRecord:
             octets(fields, "sha256", DIGEST_BYTES),
             segments,
         )
+        if len(segments) > OBJECT_SEGMENTS_MAX:
+            raise MalformedDocument("an object lists more segments than one can have")
         if record.chunk_count < 2 or sum(s.data_size for s in segments) != record.size:
             raise MalformedDocument("an object's segments do not add up to its size")
         return record
@@ -135,6 +153,7 @@ def _segment_ref(row: Value) -> SegmentRef:
     match row:
         case [bytes(name), int(size), int(chunk_count), int(data_size)] if (
             len(name) == DIGEST_BYTES
+            and are_numbers(size, chunk_count, data_size)
             and 0 < size <= DOCUMENT_BYTES_MAX
             and 0 < chunk_count <= SEGMENT_CHUNKS_MAX
             and chunk_count <= data_size <= chunk_count * CHUNK_BYTES_MAX
@@ -143,20 +162,24 @@ def _segment_ref(row: Value) -> SegmentRef:
     raise MalformedDocument("an object lists a segment that cannot be")
 
 
-# ---- fields of a document, checked --------------------------------------------------------------------------------------
+# ---- fields of a document, checked --------------------------------------------------------------
 
 
 def document(data: bytes, kind: str, keys: tuple[str, ...], size_max: int) -> dict[str, Value]:
-    """The fields of a canonical document of type `kind`, version 1, with exactly `keys` beside `type` and `v`.
+    """The fields of a canonical document of type `kind`, version 1, with exactly `keys` beside
+    `type` and `v`.
 
-    Raises MalformedDocument. A key that this version doesn't know is refused: new keys need a new version.
+    Raises MalformedDocument. A key that this version doesn't know is refused: new keys need a new
+    version.
     """
     value = decode(data, size_max=size_max)
     if not isinstance(value, dict) or value.get("type") != kind:
         raise MalformedDocument(f"not a {kind} document")
     version = value.get("v")
     if version != 1 or isinstance(version, bool):
-        raise MalformedDocument(f"{kind} version {version!r:.20} is not known to this p2phub: upgrade it")
+        raise MalformedDocument(
+            f"{kind} version {version!r:.20} is not known to this p2phub: upgrade it"
+        )
     if set(value) != {*keys, "type", "v"}:
         raise MalformedDocument(f"a {kind} document lacks a key or has one unknown to version 1")
     return value
@@ -173,6 +196,8 @@ def text(fields: dict[str, Value], key: str, bytes_max: int = 256) -> str:
     value = fields[key]
     if not isinstance(value, str) or len(value.encode("utf-8")) > bytes_max:
         raise MalformedDocument(f"{key}: not a text of at most {bytes_max} bytes")
+    if _INVISIBLE.search(value):
+        raise MalformedDocument(f"{key}: a text with control or invisible characters")
     return value
 
 
@@ -181,6 +206,11 @@ def number(fields: dict[str, Value], key: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise MalformedDocument(f"{key}: not a whole number from {low} to {high}")
     return value
+
+
+def are_numbers(*values: int) -> bool:
+    """Whether no value is True or False, which Python takes for 1 and 0 and the format does not."""
+    return not any(isinstance(value, bool) for value in values)
 
 
 def rows(fields: dict[str, Value], key: str) -> list[Value]:

@@ -1,8 +1,9 @@
 """Requests and answers of /p2phub/chunk/1 and /p2phub/meta/1: small things asked for by name.
 
-Both are one exchange after the other on one stream: the opener sends a frame (`p2phub.proto.frames`)
-with a request, the acceptor answers with one reply header per thing asked, each followed by its
-bytes. The opener closes its side when it wants no more. Bulk bytes take lanes instead.
+Both are one exchange after the other on one stream: the opener sends a frame
+(`p2phub.proto.frames`) with a request, the acceptor answers with one reply header per thing asked,
+each followed by its bytes. The opener closes its side when it wants no more. Bulk bytes take lanes
+instead.
 
 Source: SPEC.md section 11. Metadata file names are those of TUF with consistent snapshots.
 """
@@ -97,7 +98,10 @@ class MetaWanted:
     file_name: str  # timestamp.json or <version>.<role>.json, nothing else
 
     def encode(self) -> bytes:
-        """The payload of one frame. Raises UnknownReference or ProtocolViolation for names of another form."""
+        """The payload of one frame.
+
+        Raises UnknownReference or ProtocolViolation for names of another form.
+        """
         parse_publisher_id(self.publisher_id)
         metadata_bytes_max(self.file_name)
         return encode(["meta", self.publisher_id, self.file_name])
@@ -131,7 +135,7 @@ def metadata_bytes_max(file_name: str) -> int:
             return _ROLE_BYTES_MAX[role]
         if is_name(role):  # a delegated role is named after its model or dataset
             return TARGETS_BYTES_MAX
-    raise ProtocolViolation(f"{ascii(file_name[:80])} is not the name of a metadata file")
+    raise ProtocolViolation(f"{file_name[:80]!a} is not the name of a metadata file")
 
 
 # ---- answers ------------------------------------------------------------------------------------
@@ -153,7 +157,9 @@ def parse_reply_header(data: bytes, *, size_max: int = CHUNK_BYTES_MAX) -> int |
     if length == NOT_HELD:
         return None
     if length != NOT_NOW and not 0 < length <= size_max:
-        raise ProtocolViolation(f"an answer claims {length} bytes; at most {size_max} were asked for")
+        raise ProtocolViolation(
+            f"an answer claims {length} bytes; at most {size_max} were asked for"
+        )
     return int(length)
 
 

@@ -1,9 +1,11 @@
 """Which file paths a manifest may name. Everything that some system reads in two ways is refused.
 
-Rules for each component, for the whole path, and for the set of paths of one release: no escape from the folder, no name
-special to Windows, git or a shell, no two names that one file system would merge.
+Rules for each component, for the whole path, and for the set of paths of one release: no escape
+from the folder, no name special to Windows, git or a shell, no two names that one file system would
+merge.
 
-Source: SPEC.md section 6; git's protections for .git aliases; Windows file naming rules; Unicode NFC and NFKC.
+Source: SPEC.md section 6; git's protections for .git aliases; Windows file naming rules; Unicode
+NFC and NFKC.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ _RESERVED = frozenset(
     {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
     | {f"{device}{digit}" for device in ("COM", "LPT") for digit in "0123456789¹²³"}
 )
-_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?", re.ASCII)  # means the same anywhere
+# Components that mean the same on every system: most of them.
+_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?", re.ASCII)
 _SHORT_FORM = re.compile(r"~\d")
 _DEVICE = "has a component that is a device on Windows"
 _CATEGORIES_REFUSED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
 
 
 def check_path(path: str) -> str:
-    """`path` itself if it is safe as a relative path on every system; raises HostilePath with the reason."""
+    """`path` itself if it is safe as a relative path on every system; raises HostilePath with the
+    reason.
+    """
     try:
         size = len(path.encode("utf-8"))
     except UnicodeEncodeError:
@@ -45,7 +50,8 @@ def check_path(path: str) -> str:
 
 
 def check_together(paths: Iterable[str]) -> None:
-    """Raises HostilePath if two of `paths` would be one file somewhere, or one is a folder of another.
+    """Raises HostilePath if two of `paths` would be one file somewhere, or one is a folder of
+    another.
 
     paths: each already passed `check_path`.
     """
@@ -79,7 +85,7 @@ def _reason_against(component: str) -> str | None:
         return "has an empty, '.' or '..' component"
     if len(component.encode("utf-8")) > COMPONENT_BYTES_MAX:
         return f"has a component longer than {COMPONENT_BYTES_MAX} bytes"
-    if _PLAIN.fullmatch(component):  # most names: only a device's can be wrong with them
+    if _PLAIN.fullmatch(component):
         return _DEVICE if component.partition(".")[0].upper() in _RESERVED else None
     if unicodedata.normalize("NFC", component) != component:
         return "is not in Unicode's composed form (NFC)"
@@ -88,7 +94,11 @@ def _reason_against(component: str) -> str | None:
     if component[0] in "-~ " or component[-1] in ". ":
         return "has a component that begins with '-', '~' or a space, or ends with a dot or space"
     folded = fold(component)
-    if folded.startswith((".git", ".p2phub")) or any(c in "/\\:" for c in folded) or folded in (".", ".."):
+    if (
+        folded.startswith((".git", ".p2phub"))
+        or any(c in "/\\:" for c in folded)
+        or folded in (".", "..")
+    ):
         return "has a component that git or p2phub itself would act on"
     if _SHORT_FORM.search(folded):
         return "has a component that may be a Windows short name"

@@ -1,8 +1,9 @@
 """Manifests: what one release holds.
 
-The root, at most 64 KiB, says what the release is and names file pages; a file page holds at most 8,192 file records sorted by
-path. The BLAKE3 of the root is the release's content id: it changes with every byte of every file, and with nothing else (no
-time, no publisher, no name), so two publishers of the same files name the same content.
+The root, at most 64 KiB, says what the release is and names file pages; a file page holds at most
+8,192 file records sorted by path. The BLAKE3 of the root is the release's content id: it changes
+with every byte of every file, and with nothing else (no time, no publisher, no name), so two
+publishers of the same files name the same content.
 
 Source: SPEC.md section 5.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from p2phub.digest import DIGEST_BYTES, EMPTY, Digest, digest
 from p2phub.errors import ContentError, MalformedDocument
 from p2phub.proto.codec import Value, decode, encode
-from p2phub.proto.content import OBJECT_TYPE, document, number, octets, rows, text
+from p2phub.proto.content import OBJECT_TYPE, are_numbers, document, rows, text
 from p2phub.proto.file_paths import check_path, check_together
 from p2phub.proto.limits import (
     CHUNK_BYTES_MAX,
@@ -37,7 +38,6 @@ from p2phub.proto.limits import (
 MANIFEST_TYPE = "p2phub/manifest"
 FILE_PAGE_TYPE = "p2phub/files"
 KINDS = ("dataset", "model")
-CHUNKS_MAX = OBJECT_BYTES_MAX  # a chunk has at least one byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class FileRecord:
     path: str  # relative, '/' between components, passes check_path
     size: int  # bytes
     sha256: bytes  # of the whole file: a claim until recomputed
-    object: Digest  # the object record's name; of a file of one chunk the chunk's; of an empty file EMPTY
+    object: Digest  # the object record's name; of one chunk: the chunk's; of no bytes: EMPTY
     chunk_count: int  # 0 for an empty file, 1: `object` names the chunk itself
 
     @property
@@ -113,7 +113,9 @@ class Manifest:
         fields = document(data, MANIFEST_TYPE, keys, MANIFEST_BYTES_MAX)
         kind, card = text(fields, "kind"), text(fields, "card", 1024)
         if kind not in KINDS:
-            raise MalformedDocument(f"a manifest is of a kind unknown to this version: {kind[:40]!r}")
+            raise MalformedDocument(
+                f"a manifest is of a kind unknown to this version: {kind[:40]!r}"
+            )
         if card:
             check_path(card)
         manifest = cls(
@@ -141,7 +143,9 @@ class FilePage:
         return sum(file.size for file in self.files)
 
     def encode(self) -> bytes:
-        files: list[Value] = [[f.path, f.size, f.sha256, f.object, f.chunk_count] for f in self.files]
+        files: list[Value] = [
+            [f.path, f.size, f.sha256, f.object, f.chunk_count] for f in self.files
+        ]
         return encode({"files": files, "type": FILE_PAGE_TYPE, "v": 1})
 
     @classmethod
@@ -156,7 +160,8 @@ class FilePage:
 
 
 def check_pages(manifest: Manifest, pages: Sequence[FilePage]) -> list[FileRecord]:
-    """All file records of a manifest, after the checks that need all its pages: counts, order, paths that collide.
+    """All file records of a manifest, after the checks that need all its pages: counts, order,
+    paths that collide.
 
     Raises MalformedDocument or HostilePath.
     """
@@ -203,8 +208,9 @@ def page_ref(page: FilePage) -> FilePageRef:
 def document_kind(data: bytes) -> str | None:
     """Which document these bytes are: "manifest", "object", or None for plain bytes.
 
-    A content id may name either; the bytes tell. Only a whole, valid envelope counts, so plain data is never taken for one by
-    accident; who publishes a file that is a manifest byte for byte gets it read as one, which harms nobody.
+    A content id may name either; the bytes tell. Only a whole, valid envelope counts, so plain data
+    is never taken for one by accident; who publishes a file that is a manifest byte for byte gets
+    it read as one, which harms nobody.
     """
     if not data or data[0] & 0xF0 != 0x80 or len(data) > DOCUMENT_BYTES_MAX:
         return None
@@ -213,7 +219,11 @@ def document_kind(data: bytes) -> str | None:
     except ContentError:
         return None
     kind = value.get("type") if isinstance(value, dict) else None
-    return {MANIFEST_TYPE: "manifest", OBJECT_TYPE: "object"}.get(kind) if isinstance(kind, str) else None
+    return (
+        {MANIFEST_TYPE: "manifest", OBJECT_TYPE: "object"}.get(kind)
+        if isinstance(kind, str)
+        else None
+    )
 
 
 def _path_bytes(file: FileRecord) -> bytes:
@@ -233,8 +243,7 @@ def _file_record(row: Value) -> FileRecord:
     match row:
         case [str(path), int(size), bytes(sha256), bytes(name), int(chunk_count)] if (
             len(sha256) == len(name) == DIGEST_BYTES
-            and not isinstance(size, bool)
-            and not isinstance(chunk_count, bool)
+            and are_numbers(size, chunk_count)
             and 0 <= size <= OBJECT_BYTES_MAX
             and chunk_count <= size <= chunk_count * CHUNK_BYTES_MAX
             and (size > 0 or name == EMPTY)
@@ -247,6 +256,7 @@ def _page_ref(row: Value) -> FilePageRef:
     match row:
         case [bytes(name), int(size), int(file_count), int(data_size)] if (
             len(name) == DIGEST_BYTES
+            and are_numbers(size, file_count, data_size)
             and 0 < size <= DOCUMENT_BYTES_MAX
             and 0 < file_count <= FILE_PAGE_RECORDS_MAX
             and 0 <= data_size <= RELEASE_BYTES_MAX

@@ -1,18 +1,18 @@
 """The messages of a session, one frozen dataclass each.
 
-A session is directional: the peer that opened it downloads, the one that accepted it uploads; two peers that exchange hold two.
-On the wire a message is a canonical msgpack list: its tag, then its fields in order. What has the wrong tag, number, type or
-range of fields is a ProtocolViolation and ends the session.
+A session is directional: the peer that opened it downloads, the one that accepted it uploads; two
+peers that exchange hold two. On the wire a message is a canonical msgpack list: its tag, then its
+fields in order. What has the wrong tag, number, type or range of fields is a ProtocolViolation and
+ends the session.
 
 Source: SPEC.md section 7.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable
+import struct
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from p2phub.digest import DIGEST_BYTES, Digest
 from p2phub.errors import ContentError, ProtocolViolation
@@ -23,17 +23,19 @@ from p2phub.proto.limits import (
     AGENT_BYTES_MAX,
     FRAME_BYTES_MAX,
     INDEXES_PER_DELTA_MAX,
+    OBJECT_SEGMENTS_MAX,
     PAGES_PER_ASK_MAX,
     PEERS_PER_EXCHANGE_MAX,
     RUNS_PER_SPAN_MAX,
-    SEGMENT_CHUNKS_MAX,
     SPAN_CHUNKS_MAX,
 )
 
 TICKET_BYTES = 32
 FINGERPRINT_BYTES = 32
 REQUEST_ID_MAX = (1 << 32) - 1
-PAGE_ENTRIES_MAX = 16384  # an object record may list more segments than a segment lists chunks
+PAGE_ENTRIES_MAX = OBJECT_SEGMENTS_MAX  # the longest page: an object record
+REQUESTS_MAX = (1 << 16) - 1
+PEER_ID_BYTES_MAX = 128
 
 REJECT_NOT_HELD, REJECT_CHOKED, REJECT_BUSY, REJECT_TOO_LARGE = range(1, 5)
 BYE_DONE, BYE_PROTOCOL, BYE_BUSY, BYE_SHUTDOWN, BYE_BAD_BYTES = range(1, 6)
@@ -83,7 +85,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """Bit i (byte i // 8, from the high end) tells whether entry i of the page is held. No bytes: the page itself is not."""
+    """Bit i (byte i // 8, from the high end) tells whether entry i of the page is held.
+
+    No bytes: the page itself is not.
+    """
 
     page: Digest
     bits: bytes
@@ -144,7 +149,9 @@ class LaneWanted:
 
 @dataclass(frozen=True, slots=True)
 class LaneTicket:
-    """The sender listens: open a TLS socket to my address on this port, pin this certificate, send this ticket first."""
+    """The sender listens: open a TLS socket to my address on this port, pin this certificate, send
+    this ticket first.
+    """
 
     ticket: bytes
     fingerprint: bytes  # SHA-256 of the certificate's DER
@@ -164,36 +171,64 @@ class Bye:
 
 
 Message: TypeAlias = (
-    Hello | Join | Peers | Ask | Have | HaveDelta | Request | Cancel | Reject | Choke | Unchoke | Offer
-    | LaneWanted | LaneTicket | LaneRefused | Bye
-)  # fmt: skip
-
-_TAGS: dict[type[Message], str] = {
-    Hello: "hello", Join: "join", Peers: "peers", Ask: "ask", Have: "have", HaveDelta: "delta", Request: "request",
-    Cancel: "cancel", Reject: "reject", Choke: "choke", Unchoke: "unchoke", Offer: "offer", LaneWanted: "lane?",
-    LaneTicket: "ticket", LaneRefused: "no-lane", Bye: "bye",
-}  # fmt: skip
+    Hello
+    | Join
+    | Peers
+    | Ask
+    | Have
+    | HaveDelta
+    | Request
+    | Cancel
+    | Reject
+    | Choke
+    | Unchoke
+    | Offer
+    | LaneWanted
+    | LaneTicket
+    | LaneRefused
+    | Bye
+)
 
 
 def encode_message(message: Message) -> bytes:
     """The payload of one session frame."""
-    fields: list[Value] = [_TAGS[type(message)]]
+    return encode(_fields(message))
+
+
+def _fields(message: Message) -> list[Value]:
     match message:
-        case Request(id, runs):
-            fields += [id, [[run.page, run.start, run.stop] for run in runs]]
-        case Offer(run):
-            fields += [run.page, run.start, run.stop]
+        case Hello(agent, requests_max):
+            return ["hello", agent, requests_max]
+        case Join(manifest):
+            return ["join", manifest]
         case Peers(manifest, peers):
-            fields += [manifest, [[peer, list(addresses)] for peer, addresses in peers]]
+            return ["peers", manifest, [[peer, list(addresses)] for peer, addresses in peers]]
         case Ask(pages):
-            fields.append(list(pages))
+            return ["ask", list(pages)]
+        case Have(page, bits):
+            return ["have", page, bits]
         case HaveDelta(page, indexes):
-            packed = array("H", indexes)
-            packed.byteswap()
-            fields += [page, packed.tobytes()]
-        case _:
-            fields += [getattr(message, name) for name in message.__slots__]
-    return encode(fields)
+            return ["delta", page, struct.pack(f">{len(indexes)}H", *indexes)]
+        case Request(id, runs):
+            return ["request", id, [[run.page, run.start, run.stop] for run in runs]]
+        case Cancel(id):
+            return ["cancel", id]
+        case Reject(id, code):
+            return ["reject", id, code]
+        case Choke():
+            return ["choke"]
+        case Unchoke():
+            return ["unchoke"]
+        case Offer(run):
+            return ["offer", run.page, run.start, run.stop]
+        case LaneWanted():
+            return ["lane?"]
+        case LaneTicket(ticket, fingerprint, port):
+            return ["ticket", ticket, fingerprint, port]
+        case LaneRefused():
+            return ["no-lane"]
+        case Bye(code):
+            return ["bye", code]
 
 
 def decode_message(data: bytes) -> Message:
@@ -203,119 +238,85 @@ def decode_message(data: bytes) -> Message:
     except ContentError as error:
         raise ProtocolViolation(f"a session message is unreadable: {error}") from None
     match value:
-        case [str(tag), *fields] if tag in _PARSERS:
-            try:
-                return _PARSERS[tag](*fields)
-            except TypeError:
-                _wrong(f"{tag} with {len(fields)} fields")
-        case [str(tag), *_]:
-            _wrong(f"unknown message {tag[:20]!r}")
-    _wrong("not a tagged list")
+        case ["hello", agent, requests_max]:
+            return Hello(_text(agent, AGENT_BYTES_MAX), _int(requests_max, 1, REQUESTS_MAX))
+        case ["join", manifest]:
+            return Join(_digest(manifest))
+        case ["peers", manifest, peers]:
+            return Peers(_digest(manifest), tuple(map(_peer, _list(peers, PEERS_PER_EXCHANGE_MAX))))
+        case ["ask", pages]:
+            return Ask(tuple(map(_digest, _list(pages, PAGES_PER_ASK_MAX, least=1))))
+        case ["have", page, bits]:
+            return Have(_digest(page), _bytes(bits, PAGE_ENTRIES_MAX // 8))
+        case ["delta", page, indexes]:
+            return HaveDelta(_digest(page), _indexes(indexes))
+        case ["request", id, runs]:
+            return Request(_int(id, 0, REQUEST_ID_MAX), _runs(runs))
+        case ["cancel", id]:
+            return Cancel(_int(id, 0, REQUEST_ID_MAX))
+        case ["reject", id, code]:
+            return Reject(_int(id, 0, REQUEST_ID_MAX), _int(code, 1, 255))
+        case ["choke"]:
+            return Choke()
+        case ["unchoke"]:
+            return Unchoke()
+        case ["offer", *run]:
+            return Offer(_run(run))
+        case ["lane?"]:
+            return LaneWanted()
+        case ["ticket", ticket, fingerprint, port]:
+            return LaneTicket(
+                _octets(ticket, TICKET_BYTES),
+                _octets(fingerprint, FINGERPRINT_BYTES),
+                _int(port, 0, 65535),
+            )
+        case ["no-lane"]:
+            return LaneRefused()
+        case ["bye", code]:
+            return Bye(_int(code, 1, 255))
+        case [str(tag), *fields]:
+            raise _wrong(f"{tag[:20]!a} with {len(fields)} fields is none of this version")
+    raise _wrong("not a tagged list")
 
 
-def _hello(agent: Value, requests_max: Value) -> Message:
-    if not isinstance(agent, str) or len(agent.encode()) > AGENT_BYTES_MAX:
-        _wrong("hello: agent")
-    return Hello(agent, _int(requests_max, 1, 65535))
+def _peer(row: Value) -> tuple[str, tuple[str, ...]]:
+    match row:
+        case [peer, addresses]:
+            texts = _list(addresses, ADDRESSES_PER_PEER_MAX)
+            return _text(peer, PEER_ID_BYTES_MAX), tuple(
+                _text(address, ADDRESS_BYTES_MAX) for address in texts
+            )
+    raise _wrong("a peer without addresses")
 
 
-def _join(manifest: Value) -> Message:
-    return Join(_digest(manifest))
-
-
-def _peers(manifest: Value, peers: Value) -> Message:
-    found = []
-    for row in _list(peers, PEERS_PER_EXCHANGE_MAX):
-        match row:
-            case [str(peer), list(addresses)] if len(peer) <= 128 and len(addresses) <= ADDRESSES_PER_PEER_MAX:
-                found.append((peer, tuple(_address(address) for address in addresses)))
-            case _:
-                _wrong("peers: a row")
-    return Peers(_digest(manifest), tuple(found))
-
-
-def _ask(pages: Value) -> Message:
-    return Ask(tuple(_digest(page) for page in _list(pages, PAGES_PER_ASK_MAX, least=1)))
-
-
-def _have(page: Value, bits: Value) -> Message:
-    if not isinstance(bits, bytes) or len(bits) > PAGE_ENTRIES_MAX // 8:
-        _wrong("have: bits")
-    return Have(_digest(page), bits)
-
-
-def _delta(page: Value, indexes: Value) -> Message:
-    if not isinstance(indexes, bytes) or len(indexes) % 2 or not 0 < len(indexes) <= 2 * INDEXES_PER_DELTA_MAX:
-        _wrong("delta: indexes")
-    numbers = array("H", indexes)
-    numbers.byteswap()
-    return HaveDelta(_digest(page), tuple(numbers))
-
-
-def _request(id: Value, runs: Value) -> Message:
-    parsed = tuple(_run(row) for row in _list(runs, RUNS_PER_SPAN_MAX, least=1))
-    if sum(map(len, parsed)) > SPAN_CHUNKS_MAX:
-        _wrong("request: more chunks than a span may have")
-    return Request(_int(id, 0, REQUEST_ID_MAX), parsed)
-
-
-def _cancel(id: Value) -> Message:
-    return Cancel(_int(id, 0, REQUEST_ID_MAX))
-
-
-def _reject(id: Value, code: Value) -> Message:
-    return Reject(_int(id, 0, REQUEST_ID_MAX), _int(code, 1, 255))
-
-
-def _choke() -> Message:
-    return Choke()
-
-
-def _unchoke() -> Message:
-    return Unchoke()
-
-
-def _offer(page: Value, start: Value, stop: Value) -> Message:
-    return Offer(_run([page, start, stop]))
-
-
-def _lane_wanted() -> Message:
-    return LaneWanted()
-
-
-def _ticket(ticket: Value, fingerprint: Value, port: Value) -> Message:
-    return LaneTicket(
-        _octets(ticket, TICKET_BYTES), _octets(fingerprint, FINGERPRINT_BYTES), _int(port, 0, 65535)
-    )
-
-
-def _lane_refused() -> Message:
-    return LaneRefused()
-
-
-def _bye(code: Value) -> Message:
-    return Bye(_int(code, 1, 255))
-
-
-_PARSERS: dict[str, Callable[..., Message]] = {
-    "hello": _hello, "join": _join, "peers": _peers, "ask": _ask, "have": _have, "delta": _delta, "request": _request,
-    "cancel": _cancel, "reject": _reject, "choke": _choke, "unchoke": _unchoke, "offer": _offer, "lane?": _lane_wanted,
-    "ticket": _ticket, "no-lane": _lane_refused, "bye": _bye,
-}  # fmt: skip
+def _runs(value: Value) -> tuple[Run, ...]:
+    runs = tuple(map(_run, _list(value, RUNS_PER_SPAN_MAX, least=1)))
+    if sum(map(len, runs)) > SPAN_CHUNKS_MAX:
+        raise _wrong("a request for more chunks than a span may have")
+    return runs
 
 
 def _run(row: Value) -> Run:
     match row:
         case [page, start, stop]:
-            first, last = _int(start, 0, PAGE_ENTRIES_MAX), _int(stop, 1, PAGE_ENTRIES_MAX)
-            if first < last:
-                return Run(_digest(page), first, last)
-    _wrong("a run")
+            first = _int(start, 0, PAGE_ENTRIES_MAX - 1)
+            return Run(_digest(page), first, _int(stop, first + 1, PAGE_ENTRIES_MAX))
+    raise _wrong("a run of other than three fields")
+
+
+def _indexes(value: Value) -> tuple[int, ...]:
+    packed = _bytes(value, 2 * INDEXES_PER_DELTA_MAX)
+    if not packed or len(packed) % 2:
+        raise _wrong("a delta that is empty or cut off")
+    indexes: tuple[int, ...] = struct.unpack(f">{len(packed) // 2}H", packed)
+    if max(indexes) >= PAGE_ENTRIES_MAX:
+        raise _wrong("a delta beyond the longest page")
+    return indexes
 
 
 def _int(value: Value, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        _wrong(f"a number outside {low} to {high}")
+        raise _wrong(f"not a number from {low} to {high}")
     return value
 
 
@@ -325,24 +326,32 @@ def _digest(value: Value) -> Digest:
 
 def _octets(value: Value, length: int) -> bytes:
     if not isinstance(value, bytes) or len(value) != length:
-        _wrong(f"not {length} bytes")
+        raise _wrong(f"not {length} bytes")
+    return value
+
+
+def _bytes(value: Value, length_max: int) -> bytes:
+    if not isinstance(value, bytes) or len(value) > length_max:
+        raise _wrong(f"not up to {length_max} bytes")
     return value
 
 
 def _list(value: Value, count_max: int, least: int = 0) -> list[Value]:
     if not isinstance(value, list) or not least <= len(value) <= count_max:
-        _wrong(f"not a list of {least} to {count_max}")
+        raise _wrong(f"not a list of {least} to {count_max}")
     return value
 
 
-def _address(value: Value) -> str:
-    if not isinstance(value, str) or len(value.encode()) > ADDRESS_BYTES_MAX:
-        _wrong("an address")
+def _text(value: Value, length_max: int) -> str:
+    """Printable ASCII: these texts are shown to people and compared, and no address needs more."""
+    if (
+        not isinstance(value, str)
+        or len(value) > length_max
+        or not (value.isascii() and value.isprintable())
+    ):
+        raise _wrong(f"not a text of up to {length_max} printable characters")
     return value
 
 
-def _wrong(what: str) -> NoReturn:
-    raise ProtocolViolation(f"a session message is malformed: {what}")
-
-
-assert SEGMENT_CHUNKS_MAX <= PAGE_ENTRIES_MAX
+def _wrong(what: str) -> ProtocolViolation:
+    return ProtocolViolation(f"a session message is malformed: {what}")

@@ -1,4 +1,7 @@
-"""Protocol ids: what a stream is for is said by the name it is opened under. A new version gets a new name."""
+"""Protocol ids: what a stream is for is said by the name it is opened under.
+
+A new version gets a new name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder holds that can be published: regular files with safe names, found without following links.
+"""What a folder holds that can be published: regular files with safe names, no links followed.
 
 Names are judged before a byte is read. Links, sockets and devices are refused, not passed over: a
 release without a file that its folder seems to hold would be a surprise. What git, Hugging Face's
@@ -92,7 +92,10 @@ _KINDS = {
 def _walk(
     folder: Path, prefix: str, passed_over: list[PassedOver]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry that is no folder, with its path. Folders that are left to look into wait in a list, not on the stack."""
+    """Every entry that is no folder, with its path.
+
+    Folders that are left to look into wait in a list, not on the stack.
+    """
     waiting = [prefix]
     while waiting:
         here = waiting.pop()

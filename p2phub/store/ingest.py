@@ -160,7 +160,9 @@ def ingest_files(
     for reader in readers:
         reader.start()
     try:
-        yield from work.results(on_progress or (lambda progress: None), cancelled or (lambda: False))
+        yield from work.results(
+            on_progress or (lambda progress: None), cancelled or (lambda: False)
+        )
     finally:
         work.stop()
         for reader in readers:
@@ -241,7 +243,10 @@ class _Work:
 
 
 def _batches(files: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
-    """Work for one reader at a time. The largest first, so that no reader works alone for long at the end."""
+    """Work for one reader at a time.
+
+    The largest first, so that no reader works alone for long at the end.
+    """
     batch: list[FoundFile] = []
     size = 0
     for file in sorted(files, key=lambda file: -file.stamp.size):

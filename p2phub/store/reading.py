@@ -87,7 +87,9 @@ class Pipeline:
 
     def __init__(self, on_read: Callable[[int], None]) -> None:
         self._on_read = on_read
-        self._buffers = [memoryview(bytearray(_HEADROOM_BYTES + BLOCK_BYTES)) for _ in range(RING_BLOCKS)]
+        self._buffers = [
+            memoryview(bytearray(_HEADROOM_BYTES + BLOCK_BYTES)) for _ in range(RING_BLOCKS)
+        ]
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="ingest")
 
     def __enter__(self) -> Pipeline:
@@ -110,7 +112,9 @@ class Pipeline:
         try:
             before = _stamp(file, path)
             if expected is not None and before != expected:
-                raise FileChanged(f"{path} changed after the folder was looked through", path=str(path))
+                raise FileChanged(
+                    f"{path} changed after the folder was looked through", path=str(path)
+                )
             try:
                 found = self._read(file, path, before)
             except OSError as error:

@@ -26,7 +26,7 @@ from p2phub.proto.limits import (
 
 
 def is_one_chunk(file_size: int) -> bool:
-    """Whether a file of this size is a single chunk whatever it holds: SMALL_FILE_BYTES or less, but not empty."""
+    """Whether a file of this many bytes is a single chunk, whatever it holds."""
     return 0 < file_size <= SMALL_FILE_BYTES
 
 
@@ -74,7 +74,9 @@ def cut_segments(digests: bytes | bytearray, lengths: array[int]) -> Iterator[Se
         stop = min(start + SEGMENT_CHUNKS_MIN, count)
         while stop < min(start + SEGMENT_CHUNKS_MAX, count) and not _is_border(digests, stop - 1):
             stop += 1
-        yield Segment(bytes(digests[start * DIGEST_BYTES : stop * DIGEST_BYTES]), lengths[start:stop])
+        yield Segment(
+            bytes(digests[start * DIGEST_BYTES : stop * DIGEST_BYTES]), lengths[start:stop]
+        )
         start = stop
 
 

@@ -51,7 +51,9 @@ def release_documents(files: Sequence[FileRecord], terms: ReleaseTerms) -> Relea
     if not files:
         raise NothingToPublish()
     if len(files) > FILES_MAX or sum(file.size for file in files) > RELEASE_BYTES_MAX:
-        raise TooLarge(f"a release holds at most {FILES_MAX:,} files and {RELEASE_BYTES_MAX:,} bytes")
+        raise TooLarge(
+            f"a release holds at most {FILES_MAX:,} files and {RELEASE_BYTES_MAX:,} bytes"
+        )
     check_paths(file.path for file in files)
     card = terms.card or (CARD_DEFAULT if any(f.path == CARD_DEFAULT for f in files) else "")
     if card and all(file.path != card for file in files):
@@ -84,5 +86,3 @@ def check_paths(paths: Iterable[str]) -> None:
     """Raises HostilePath unless each path is safe, and all of them together are."""
     checked = [check_path(path) for path in paths]
     check_together(checked)
-
-

@@ -45,7 +45,9 @@ def tensor_borders(start: bytes, file_size: int) -> Borders | int | None:
     if len(start) < 24:
         return 24
     try:
-        return _gguf_borders(start, file_size) if start[:4] == b"GGUF" else _safetensors_borders(start, file_size)
+        if start[:4] == b"GGUF":
+            return _gguf_borders(start, file_size)
+        return _safetensors_borders(start, file_size)
     except _MoreNeeded as more:
         needed = min(max(more.size, 2 * len(start)), file_size, HEADER_BYTES_MAX)
         return needed if more.size <= needed and needed > len(start) else None
@@ -74,7 +76,7 @@ def _safetensors_borders(start: bytes, file_size: int) -> Borders:
     if data_start > len(start):
         raise _MoreNeeded(data_start)
     text = start[8:data_start]
-    # Three brackets per tensor at most, and a bounded number of values, so that parsing is bounded too.
+    # Parsing is bounded by three brackets per tensor and a bounded number of values.
     objects = text.count(b"{")
     if (
         objects > TENSORS_MAX + 2
@@ -108,7 +110,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name is there twice")
     if isinstance(found.get("data_offsets"), list):
-        return {"data_offsets": found["data_offsets"]}  # the rest of a tensor's entry is let go at once
+        return {"data_offsets": found["data_offsets"]}  # the rest of the entry is let go at once
     return found
 
 
@@ -119,7 +121,9 @@ def _refuse(number: str) -> NoReturn:
 def _extent(entry: object) -> tuple[int, int] | None:
     """Begin and end of one tensor in the data; None for one without bytes."""
     match entry:
-        case {"data_offsets": [begin, end]} if type(begin) is int and type(end) is int and 0 <= begin <= end:
+        case {"data_offsets": [begin, end]} if (
+            type(begin) is int and type(end) is int and 0 <= begin <= end
+        ):
             if end > OBJECT_BYTES_MAX:
                 raise _Odd
             return (begin, end) if begin < end else None
@@ -166,7 +170,10 @@ class _Reader:
         return self._data[self.position - size : self.position]
 
     def count(self, values: int) -> int:
-        """`values`, which are about to be walked one by one. Raises _Odd over GGUF_VALUES_MAX in all."""
+        """`values`, which are about to be walked one by one.
+
+        Raises _Odd over GGUF_VALUES_MAX in all.
+        """
         self._values_left -= values
         if self._values_left < 0:
             raise _Odd
@@ -217,7 +224,7 @@ def _gguf_borders(start: bytes, file_size: int) -> Borders:
     borders = array("Q", [data_start])
     first, *others = sorted(offsets)
     for offset in others:
-        # A tensor ends where the next begins: its padding is its own, and no table of types is needed.
+        # A tensor ends where the next begins: its padding is its own, no table of types is needed.
         if offset % alignment or data_start + offset <= borders[-1] or offset > file_size:
             raise _Odd
         borders.append(data_start + offset)
