@@ -160,7 +160,8 @@ class Network(Protocol):
     ) -> Stream:
         """A new stream to a peer; dials the addresses known for it when no connection lives.
 
-        Raises PeerUnreachable, or ProtocolRefused when the peer does not speak `protocol`.
+        Raises PeerUnreachable, ProtocolRefused when the peer does not speak `protocol`, or
+        StreamClosed when it drops the stream at once, as it does with too many.
         """
 
     async def disconnect(self, peer: PeerId) -> None:

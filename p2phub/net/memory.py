@@ -1,0 +1,421 @@
+"""A network inside one process: the same promises as the real one, with time and links in a test's
+hand.
+
+Links have a latency and can be cut; streams have a bounded buffer; announcements go to the nodes
+nearest to a key, over those that are connected at all. Works under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import base58
+import trio
+from trio.lowlevel import ParkingLot
+
+from p2phub.core.discovery.records import ProviderRecords
+from p2phub.digest import sha256
+from p2phub.errors import (
+    NetworkError,
+    P2phubError,
+    PeerUnreachable,
+    ProtocolRefused,
+    StreamClosed,
+)
+from p2phub.net.base import (
+    ANNOUNCE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    FIND_COUNT_MAX,
+    FIND_TIMEOUT_S,
+    OPEN_TIMEOUT_S,
+    RECEIVE_BYTES_DEFAULT,
+    Lookup,
+    OnStream,
+    PeerAddress,
+    PeerId,
+    PeerStatus,
+    RoutingStatus,
+)
+from p2phub.proto.limits import STREAM_WINDOW_BYTES, STREAMS_PER_PEER_MAX
+
+_ED25519_PREFIX = bytes.fromhex("002408011220")  # of an inlined key, as peer ids begin
+_CLOSEST_MAX = 20  # nodes that keep a record
+_HOST = "127.0.0.1"
+
+log = logging.getLogger(__name__)
+
+
+class MemoryHub:
+    """All networks of one process and the links between them."""
+
+    def __init__(self, *, latency_s: float = 0.0) -> None:
+        """latency_s: one way, for every byte and every question."""
+        self.latency_s = latency_s
+        self.networks: dict[PeerId, MemoryNetwork] = {}
+        self._cuts: set[frozenset[PeerId]] = set()
+        self._next_port = 1
+
+    def network(self, name: str) -> MemoryNetwork:
+        """A node of this hub; the name decides its peer id."""
+        peer = PeerId(base58.b58encode(_ED25519_PREFIX + sha256(name.encode())).decode("ascii"))
+        assert peer not in self.networks, f"there is a node {name} already"
+        found = self.networks[peer] = MemoryNetwork(self, peer, self._next_port)
+        self._next_port += 1
+        return found
+
+    def cut(self, one: PeerId, other: PeerId) -> None:
+        """Break every connection between two nodes and let no new one come about."""
+        self._cuts.add(frozenset((one, other)))
+        self.networks[one].drop(other, "the link was cut")
+
+    def heal(self, one: PeerId, other: PeerId) -> None:
+        self._cuts.discard(frozenset((one, other)))
+
+    def is_cut(self, one: PeerId, other: PeerId) -> bool:
+        return frozenset((one, other)) in self._cuts
+
+
+class _Pipe:
+    """One direction of a stream: at most STREAM_WINDOW_BYTES under way and unread."""
+
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s = latency_s
+        self._pieces: deque[tuple[float, bytes]] = deque()  # when it arrives, what
+        self._size = 0
+        self._is_closed = False
+        self._failure: str | None = None
+        self._changed = ParkingLot()
+
+    async def send(self, data: memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        position = 0
+        while True:
+            self._assert_alive()
+            if self._is_closed:
+                raise StreamClosed("this side of the stream was closed")
+            if position >= len(data):
+                return
+            count = min(STREAM_WINDOW_BYTES - self._size, len(data) - position)
+            if count <= 0:
+                await self._changed.park()
+                continue
+            piece = bytes(data[position : position + count])
+            self._pieces.append((trio.current_time() + self._latency_s, piece))
+            self._size += count
+            position += count
+            self._changed.unpark_all()
+
+    async def receive(self, max_bytes: int) -> bytes:
+        assert max_bytes > 0, "a receive of no bytes could not be told from the end"
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._assert_alive()
+            if not self._pieces:
+                if self._is_closed:
+                    return b""
+                await self._changed.park()
+                continue
+            due, piece = self._pieces[0]
+            if due > trio.current_time():
+                await trio.sleep_until(due)
+                continue
+            taken = piece[:max_bytes]
+            if len(taken) < len(piece):
+                self._pieces[0] = (due, piece[max_bytes:])
+            else:
+                self._pieces.popleft()
+            self._size -= len(taken)
+            self._changed.unpark_all()
+            return taken
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._changed.unpark_all()
+
+    def fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._pieces.clear()
+        self._changed.unpark_all()
+
+    def _assert_alive(self) -> None:
+        if self._failure is not None:
+            raise StreamClosed(self._failure)
+
+
+class MemoryStream:
+    """One end of a stream."""
+
+    def __init__(self, peer: PeerId, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._peer = peer
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    @property
+    def remote_host(self) -> str | None:
+        return _HOST
+
+    async def send(self, data: bytes | memoryview) -> None:
+        await self._outgoing.send(memoryview(data).cast("B"))
+
+    async def receive(self, max_bytes: int = RECEIVE_BYTES_DEFAULT) -> bytes:
+        return await self._incoming.receive(max_bytes)
+
+    async def receive_exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = await self.receive(count - len(data))
+            if not part:
+                raise StreamClosed(f"the stream ended {count - len(data)} bytes early")
+            data += part
+        return data
+
+    async def close(self) -> None:
+        self._outgoing.close()
+
+    async def reset(self) -> None:
+        self.fail("the stream was reset")
+
+    def fail(self, reason: str) -> None:
+        self._incoming.fail(reason)
+        self._outgoing.fail(reason)
+
+
+class _MemoryLookup:
+    def __init__(self, found: trio.MemoryReceiveChannel[PeerAddress]) -> None:
+        self._found = found
+        self.asked_count = 0
+
+    def __aiter__(self) -> _MemoryLookup:
+        return self
+
+    async def __anext__(self) -> PeerAddress:
+        try:
+            return await self._found.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise StopAsyncIteration from None
+
+
+class MemoryNetwork:
+    """A `Network` of p2phub.net.base; made by `MemoryHub.network`."""
+
+    def __init__(self, hub: MemoryHub, peer: PeerId, port: int) -> None:
+        self.peer_id = peer
+        self.records = ProviderRecords()
+        self.faults_count = 0
+        self._hub = hub
+        self._address = PeerAddress(peer, (f"/ip4/{_HOST}/tcp/{port}",))
+        self._served: dict[str, tuple[OnStream, int]] = {}
+        self._serving: Counter[tuple[PeerId, str]] = Counter()
+        self._connected: dict[PeerId, PeerStatus] = {}
+        self._streams: dict[PeerId, list[MemoryStream]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._refreshed_s: float | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def addresses(self) -> list[str]:
+        return self._address.texts()
+
+    def serve(
+        self,
+        protocol: str,
+        on_stream: OnStream,
+        *,
+        streams_per_peer_max: int = STREAMS_PER_PEER_MAX,
+    ) -> None:
+        assert self._nursery is None, "protocols are served before run()"
+        self._served[protocol] = (on_stream, streams_per_peer_max)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for peer in list(self._connected):
+                self.drop(peer, "the node stopped")
+
+    @property
+    def is_running(self) -> bool:
+        return self._nursery is not None
+
+    # -- peers --------------------------------------------------------------------------------
+
+    async def connect(self, address: PeerAddress, *, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        if address.peer in self._connected:
+            return
+        other = self._hub.networks.get(address.peer)
+        is_known = other is not None and not set(address.addresses).isdisjoint(
+            other._address.addresses
+        )
+        await trio.sleep(min(2 * self._hub.latency_s, timeout_s))
+        if other is None or not is_known or 2 * self._hub.latency_s > timeout_s:
+            raise PeerUnreachable(f"{address.peer} could not be reached", peer=address.peer)
+        self._join(other)
+
+    def _join(self, other: MemoryNetwork) -> None:
+        is_cut = self._hub.is_cut(self.peer_id, other.peer_id)
+        if other is self or not other.is_running or not self.is_running or is_cut:
+            raise PeerUnreachable(f"{other.peer_id} could not be reached", peer=other.peer_id)
+        now = trio.current_time()
+        self._connected.setdefault(
+            other.peer_id, PeerStatus(other.peer_id, other._address.addresses[0], True, now)
+        )
+        other._connected.setdefault(
+            self.peer_id, PeerStatus(self.peer_id, self._address.addresses[0], False, now)
+        )
+
+    async def open(
+        self, peer: PeerId, protocol: str, *, timeout_s: float = OPEN_TIMEOUT_S
+    ) -> MemoryStream:
+        other = self._hub.networks.get(peer)
+        await trio.sleep(min(2 * self._hub.latency_s, timeout_s))
+        if other is None or 2 * self._hub.latency_s > timeout_s:
+            raise PeerUnreachable(f"{peer} did not answer", peer=peer)
+        self._join(other)
+        if protocol not in other._served:
+            raise ProtocolRefused(f"the peer does not speak {protocol}", protocol=protocol)
+        there, back = _Pipe(self._hub.latency_s), _Pipe(self._hub.latency_s)
+        ours = MemoryStream(peer, back, there)
+        theirs = MemoryStream(self.peer_id, there, back)
+        self._streams.setdefault(peer, []).append(ours)
+        assert other._nursery is not None
+        other._nursery.start_soon(other._serve, theirs, protocol)
+        return ours
+
+    async def _serve(self, stream: MemoryStream, protocol: str) -> None:
+        on_stream, streams_max = self._served[protocol]
+        who = (stream.peer, protocol)
+        if self._serving[who] >= streams_max:
+            stream.fail("too many streams of this protocol")
+            return
+        self._serving[who] += 1
+        self._streams.setdefault(stream.peer, []).append(stream)
+        try:
+            await on_stream(stream)
+            await stream.close()
+        except P2phubError as error:
+            stream.fail(str(error))
+        except Exception as error:
+            if isinstance(error, ExceptionGroup) and error.split(P2phubError)[1] is None:
+                stream.fail(str(error))
+                return
+            self.faults_count += 1
+            log.exception("a task that served %s failed", stream.peer)
+            self.drop(stream.peer, "a task that served the connection failed")
+        finally:
+            self._serving[who] -= 1
+            if stream in self._streams.get(stream.peer, ()):
+                self._streams[stream.peer].remove(stream)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        self.drop(peer, "the connection was closed")
+
+    def drop(self, peer: PeerId, reason: str) -> None:
+        """End the connection with a peer at both ends."""
+        other = self._hub.networks[peer]
+        self._connected.pop(peer, None)
+        other._connected.pop(self.peer_id, None)
+        for stream in [
+            *self._streams.pop(peer, ()),
+            *other._streams.pop(self.peer_id, ()),
+        ]:
+            stream.fail(reason)
+
+    def peers(self) -> list[PeerStatus]:
+        return list(self._connected.values())
+
+    # -- the table ----------------------------------------------------------------------------
+
+    async def announce(self, key: bytes, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
+        await trio.sleep(2 * self._hub.latency_s)
+        now = trio.current_time()
+        nodes = self._closest(key)
+        self.records.add(key, self.peer_id, self._address.addresses, now)
+        return sum(
+            node.records.add(key, self.peer_id, self._address.addresses, now) for node in nodes
+        )
+
+    def find(
+        self, key: bytes, *, count: int = FIND_COUNT_MAX, timeout_s: float = FIND_TIMEOUT_S
+    ) -> AbstractAsyncContextManager[Lookup]:
+        return self._find(key, count, timeout_s)
+
+    @asynccontextmanager
+    async def _find(self, key: bytes, count: int, timeout_s: float) -> AsyncIterator[Lookup]:
+        if self._nursery is None:
+            raise NetworkError("the network is not running")
+        send, receive = trio.open_memory_channel[PeerAddress](count)
+        lookup = _MemoryLookup(receive)
+        scope = trio.CancelScope(deadline=trio.current_time() + timeout_s)
+
+        async def ask() -> None:
+            seen: set[str] = {self.peer_id}
+            with send, scope:
+                for node in [self, *self._closest(key)]:
+                    if node is not self:
+                        await trio.sleep(2 * self._hub.latency_s)
+                    lookup.asked_count += 1
+                    for peer, addresses in node.records.get(key, trio.current_time()):
+                        if peer not in seen and len(seen) <= count:
+                            seen.add(peer)
+                            send.send_nowait(PeerAddress(PeerId(peer), addresses))
+
+        self._nursery.start_soon(_run, ask)
+        try:
+            yield lookup
+        finally:
+            scope.cancel()
+            receive.close()
+
+    async def find_closest(
+        self, key: bytes, *, timeout_s: float = FIND_TIMEOUT_S
+    ) -> list[PeerAddress]:
+        await trio.sleep(2 * self._hub.latency_s)
+        return [node._address for node in self._closest(key)]
+
+    async def refresh(self, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
+        await trio.sleep(2 * self._hub.latency_s)
+        self._refreshed_s = trio.current_time()
+        return len(self._reachable())
+
+    def routing(self) -> RoutingStatus:
+        return RoutingStatus(
+            len(self._reachable()), self.records.keys_count, len(self.records), self._refreshed_s
+        )
+
+    def _closest(self, key: bytes) -> list[MemoryNetwork]:
+        position = int.from_bytes(sha256(key), "big")
+
+        def distance(node: MemoryNetwork) -> int:
+            return position ^ int.from_bytes(sha256(node.peer_id.encode()), "big")
+
+        return sorted(self._reachable(), key=distance)[:_CLOSEST_MAX]
+
+    def _reachable(self) -> list[MemoryNetwork]:
+        """Every running node that some path of connections leads to, this one excepted."""
+        found = {self.peer_id: self}
+        waiting = [self]
+        while waiting:
+            for peer in waiting.pop()._connected:
+                if peer not in found:
+                    found[peer] = self._hub.networks[peer]
+                    waiting.append(found[peer])
+        del found[self.peer_id]
+        return [node for node in found.values() if not self._hub.is_cut(self.peer_id, node.peer_id)]
+
+
+async def _run(ask: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await ask()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # Whoever asked has left.

@@ -1,0 +1,127 @@
+"""Real nodes on loopback for the tests of the network, and attackers that speak to them in raw frames."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import trio
+
+from p2phub.net.addresses import endpoint_from_text
+from p2phub.net.base import PeerAddress, Stream, parse_peer_address
+from p2phub.net.dial import connect_tcp
+from p2phub.net.identity import Identity, identity_from_seed
+from p2phub.net.libp2p import Libp2pNetwork
+from p2phub.net.multistream import propose
+from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
+from p2phub.net.yamux import PROTOCOL as YAMUX
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+ECHO = "/echo/1"
+
+DATA, WINDOW, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+
+def identity(number: int) -> Identity:
+    return identity_from_seed(number.to_bytes(32, "big"))
+
+
+def node(number: int, *, listen: str = LOOPBACK, **settings: object) -> Libp2pNetwork:
+    """A node whose identity and jitter follow from its number; it echoes, and does not run yet."""
+    rng = random.Random(number)
+    network = Libp2pNetwork(identity(number), [listen], rng=rng, **settings)  # type: ignore[arg-type]
+    network.serve(ECHO, echo)
+    return network
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+def address_of(network: Libp2pNetwork) -> PeerAddress:
+    """Where a running node can be dialled."""
+    return parse_peer_address(network.addresses()[0])
+
+
+async def nodes(nursery: trio.Nursery, count: int, *, first: int = 1) -> list[Libp2pNetwork]:
+    """Running nodes that do not know each other."""
+    made = [node(number) for number in range(first, first + count)]
+    for network in made:
+        await nursery.start(network.run)
+    return made
+
+
+async def ask_echo(
+    asker: Libp2pNetwork, asked: Libp2pNetwork, data: bytes = b"are you there"
+) -> bytes:
+    """One exchange on a stream of its own, within five seconds."""
+    with trio.fail_after(5):
+        stream = await asker.open(asked.peer_id, ECHO)
+        await stream.send(data)
+        await stream.close()
+        answer = await stream.receive_exactly(len(data))
+        assert await stream.receive() == b""
+    return answer
+
+
+class Attacker:
+    """A peer that sends frames as it likes over one authenticated connection."""
+
+    def __init__(self, channel: SecureChannel, rest: bytes) -> None:
+        self.channel = channel
+        self._received = rest
+
+    async def send(self, *frames: bytes) -> None:
+        """Frames, packed into as few messages as they fit."""
+        message = b""
+        for frame in frames:
+            if len(message) + len(frame) > 65_519:
+                await self.channel.send([message])
+                message = b""
+            message += frame
+        await self.channel.send([message])
+
+    async def receive_frame(self) -> tuple[int, int, int, int, bytes]:
+        """Type, flags, stream, length and payload of the next frame."""
+        await self._fill(12)
+        _, kind, flags, index, length = struct.unpack("!BBHII", self._received[:12])
+        body = length if kind == DATA else 0
+        await self._fill(12 + body)
+        payload = self._received[12 : 12 + body]
+        self._received = self._received[12 + body :]
+        return kind, flags, index, length, payload
+
+    async def _fill(self, count: int) -> None:
+        while len(self._received) < count:
+            self._received += await self.channel.receive()
+
+
+def frame(kind: int, flags: int, index: int, length: int = 0, payload: bytes = b"") -> bytes:
+    return struct.pack("!BBHII", 0, kind, flags, index, length) + payload
+
+
+def data_frame(index: int, payload: bytes, flags: int = 0) -> bytes:
+    return frame(DATA, flags, index, len(payload), payload)
+
+
+def opening(protocol: str) -> bytes:
+    """What an opener says first on a stream."""
+    lines = [b"/multistream/1.0.0\n", protocol.encode() + b"\n"]
+    return b"".join(bytes([len(line)]) + line for line in lines)
+
+
+async def attack(victim: Libp2pNetwork, number: int = 9000) -> Attacker:
+    """A connection to `victim` in the name of a fresh identity."""
+    wire = await dial(victim)
+    channel = await Security(identity(number)).secure_outbound(wire, victim.peer_id)
+    messages = MessageStream(channel)
+    await propose(messages, YAMUX)
+    return Attacker(channel, messages.rest)
+
+
+async def dial(victim: Libp2pNetwork) -> Socket:
+    """A TCP connection to `victim` that has not said anything yet."""
+    endpoint = endpoint_from_text(address_of(victim).addresses[0])
+    return Socket(await connect_tcp(endpoint))
