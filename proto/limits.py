@@ -81,6 +81,7 @@ DELEGATIONS_MAX = 16_384  # names of one publisher; the sizes above end first
 RELEASES_PER_NAME_MAX = 16_384
 SIGNATURES_MAX = 64  # on one file: old, new and committed keys of a large organisation
 ROLE_KEYS_MAX = 64
+METADATA_DEPTH_MAX = 8  # nesting inside fields that this version does not know
 METADATA_INTEGER_MAX = (1 << 53) - 1  # what every JSON reader keeps exact
 # JSON objects and arrays in one file: 16,384 names or releases, at 8 MB of memory.
 METADATA_CONTAINERS_MAX = 120_000

@@ -30,6 +30,7 @@ from p2phub.proto.limits import (
     ADDRESSES_PER_PEER_MAX,
     DELEGATIONS_MAX,
     METADATA_CONTAINERS_MAX,
+    METADATA_DEPTH_MAX,
     METADATA_INTEGER_MAX,
     RELEASES_PER_NAME_MAX,
     ROLE_KEYS_MAX,
@@ -52,6 +53,8 @@ _HEX_32_BYTES: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HEX_64_BYTES: Final = re.compile(r"[0-9a-f]{128}", re.ASCII)
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SPEC_VERSION: Final = re.compile(r"1\.\d{1,4}(\.\d{1,4})?", re.ASCII)
+# Fields of whose content every part is checked; what else is signed is TUF's or the future's.
+_CHECKED_FIELDS: Final = frozenset({"roles", "keys", "meta", "targets", "delegations", FIELD})
 _INTEGER_DIGITS_MAX: Final = len(str(METADATA_INTEGER_MAX))
 # Points of small order, in every encoding a verifier may take: under such a key anybody's signature verifies.
 _WEAK_KEYS: Final = frozenset(
@@ -276,6 +279,8 @@ def _refuse_number(text: str) -> Json:
 def _check_envelope(parsed: dict[str, Json]) -> None:
     # Further unsigned fields are ignored, as TUF says; the statement's digest does not cover them.
     _require(type(parsed["signed"]) is dict, "signed is no object")
+    for key in parsed.keys() - {"signed", "signatures"}:
+        _require_shallow([parsed[key]])
     signatures = parsed["signatures"]
     _require(type(signatures) is list, "signatures is no list")
     _require(len(signatures) <= SIGNATURES_MAX, f"it has more than {SIGNATURES_MAX} signatures")
@@ -291,6 +296,8 @@ def _check_common(kind: str, signed: dict[str, Json]) -> None:
     spec = signed["spec_version"]
     _require(type(spec) is str and _SPEC_VERSION.fullmatch(spec) is not None, "it is not TUF 1")
     parse_instant(signed["expires"])
+    for key in signed.keys() - _CHECKED_FIELDS:
+        _require_shallow([signed[key]])
 
 
 def _check_root(signed: dict[str, Json]) -> None:
@@ -311,7 +318,7 @@ def _check_root(signed: dict[str, Json]) -> None:
     )
     fields = signed[FIELD]
     _require_keys(fields, {"v", "next_root", "equivocation"}, FIELD)
-    _require(fields["v"] == FIELD_VERSION, "it was made for a newer p2phub")
+    _require_field_version(fields)
     _require(fields["equivocation"] == "halt", "it has an unknown rule for equivocation")
     committed = fields["next_root"]
     _require_keys(committed, {"keyids", "threshold"}, "next_root")
@@ -324,7 +331,7 @@ def _check_timestamp(signed: dict[str, Json]) -> None:
     _check_meta_file(signed["meta"]["snapshot.json"], SNAPSHOT_BYTES_MAX)
     fields = signed[FIELD]
     _require_keys(fields, {"v", "root_version", "fresh_until", "peers"}, FIELD)
-    _require(fields["v"] == FIELD_VERSION, "it was made for a newer p2phub")
+    _require_field_version(fields)
     _require(_is_positive(fields["root_version"]), "its root version is no positive integer")
     parse_instant(fields["fresh_until"])
     peers = fields["peers"]
@@ -416,6 +423,19 @@ def _check_meta_file(meta_file: dict[str, Json], bytes_max: int) -> None:
     _require(_is_positive(length) and length <= bytes_max, "a file's length is out of range")
     _require_keys(meta_file["hashes"], {"sha256"}, "hashes")
     _require(_is_hex(meta_file["hashes"]["sha256"], _HEX_32_BYTES), "a file's hash is odd")
+
+
+def _require_field_version(fields: dict[str, Json]) -> None:
+    version = fields["v"]
+    _require(type(version) is int and version == FIELD_VERSION, "it was made for a newer p2phub")
+
+
+def _require_shallow(value: Json, depth: int = METADATA_DEPTH_MAX) -> None:
+    # Unknown fields alone can be deep; whether they are refused must not depend on our own stack.
+    _require(depth > 0, "it is nested too deeply")
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            _require_shallow(inner, depth - 1)
 
 
 def _require(holds: bool, reason: str) -> None:

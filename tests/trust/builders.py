@@ -140,7 +140,8 @@ def signed_file(signed: Mapping[str, Any], signers: Iterable[CryptoSigner]) -> b
     signatures = [
         {"keyid": key.public_key.keyid, "sig": key.sign(payload).signature} for key in signers
     ]
-    return json.dumps({"signatures": signatures, "signed": signed}).encode("utf-8")
+    document = {"signatures": signatures, "signed": signed}
+    return json.dumps(document, separators=(",", ":")).encode("utf-8")
 
 
 def content_of(file: bytes) -> dict[str, Any]:

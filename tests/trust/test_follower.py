@@ -70,9 +70,7 @@ def test_the_newest_of_several_answers_counts(publisher: Publisher, client: Clie
     assert follower.resolve("tiny-llm", None, NOW).version == "2.0"
 
 
-def test_rubbish_from_one_peer_is_put_aside_and_named(
-    publisher: Publisher, client: Client
-) -> None:
+def test_rubbish_from_one_peer_is_put_aside_and_named(publisher: Publisher, client: Client) -> None:
     files = publisher.files()
     rubbish = dict.fromkeys([*files, "2.root.json"], b"rubbish")
     view = client.follower(publisher.id, Swarm(rubbish, files)).refresh(NOW)
@@ -111,7 +109,15 @@ def test_a_follower_serves_what_it_verified_to_the_next(
 
 @pytest.mark.parametrize(
     "file_name",
-    ["", "root.json", "2.root.json", "9.targets.json", "../floor.db", "1.../x.json", "01.root.json"],
+    [
+        "",
+        "root.json",
+        "2.root.json",
+        "9.targets.json",
+        "../floor.db",
+        "1.../x.json",
+        "01.root.json",
+    ],
 )
 def test_a_file_that_is_not_held_is_not_served(
     publisher: Publisher, client: Client, file_name: str
