@@ -107,14 +107,17 @@ def load_key(path: Path, passphrase: str | None = None) -> CryptoSigner:
             )
         pem = file.read(KEY_FILE_BYTES_MAX)
     encrypted = b"ENCRYPTED" in pem
-    if encrypted and passphrase is None:
+    if encrypted and not passphrase:
         raise WrongPassphrase(f"{path} is encrypted: give its passphrase", path=str(path))
-    secret = passphrase.encode("utf-8") if encrypted and passphrase is not None else None
+    secret = passphrase.encode("utf-8") if encrypted and passphrase else None
     try:
         private_key = load_pem_private_key(pem, secret)
     except ValueError as error:
-        if encrypted and "password" in str(error):
-            raise WrongPassphrase(f"the passphrase does not open {path}", path=str(path)) from error
+        # One wrong passphrase in 256 decrypts to padding that looks right, and then to no key.
+        if encrypted:
+            raise WrongPassphrase(
+                f"the passphrase does not open {path}", path=str(path)
+            ) from error
         raise BadSigningKey(f"{path} cannot be read as a private key", path=str(path)) from error
     if not isinstance(private_key, Ed25519PrivateKey):
         raise BadSigningKey(f"{path} holds another kind of key than Ed25519", path=str(path))
