@@ -42,6 +42,16 @@ def all_errors(base: type[P2phubError] = P2phubError) -> list[type[P2phubError]]
     return found
 
 
+def expected(error: BaseException) -> P2phubError | None:
+    """The expected error in `error`, also where nurseries wrapped it in groups; None: it holds a bug."""
+    if isinstance(error, P2phubError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [expected(inner) for inner in error.exceptions]
+        return found[0] if all(found) else None
+    return None
+
+
 # ---- usage: the request itself is wrong -------------------------------------------------------------------------------
 
 

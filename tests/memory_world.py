@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import trio
 from p2phub.digest import EMPTY, Digest, digest, sha256
 from p2phub.node.api import ReleaseTerms, VersionView
 from p2phub.proto.content import TENSOR_RULE, ObjectRecord, Segment, SegmentRef
+from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord, Manifest, cut_pages, page_ref
 
 if TYPE_CHECKING:
@@ -60,6 +62,13 @@ class World:
         release = Release(manifest, records, chunks)
         self.releases[manifest.digest] = release
         return release
+
+
+def signed_files(name: str, version: str, manifest: Digest) -> dict[str, bytes]:
+    """As much of a publisher's metadata as a MemoryNode reads: which manifest a version has."""
+    custom = {"release": content_id_text(manifest)}
+    signed = {"targets": {f"{name}/{version}/manifest": {"custom": custom}}}
+    return {f"1.{name}.json": json.dumps({"signed": signed}).encode()}
 
 
 def _object(names: list[Digest], pieces: list[bytes], data: bytes) -> Digest:

@@ -124,13 +124,3 @@ def raised(found: object) -> P2phubError:
             return known(str(error.get("message", "")), **plain_facts)
     return RemoteError(error)
 
-
-def expected(error: BaseException) -> P2phubError | None:
-    """The expected error in `error`, also where nurseries wrapped it in groups; None: it holds a
-    bug."""
-    if isinstance(error, P2phubError):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        found = [expected(inner) for inner in error.exceptions]
-        return found[0] if all(found) else None
-    return None

@@ -29,9 +29,9 @@ from p2phub.control.protocol import (
     decode_line,
     encode_line,
     error_object,
-    expected,
     plain,
 )
+from p2phub.errors import expected
 from p2phub.node.api import NodeApi
 
 log = logging.getLogger(__name__)
