@@ -38,7 +38,7 @@ from p2phub.proto.messages import REJECT_CHOKED, REJECT_NOT_HELD, Run
 
 PAGES_WATCHED_MAX = 1024  # per peer: 1 MiB of have-bits; the next are asked about as pages complete
 HEDGE_GAIN = 2.0  # less would pay more duplicates than time saved
-HEDGE_CHECK_S = 0.25  # how often an idle peer in the endgame looks for a slower one's span
+HEDGE_CHECK_S = 0.1  # how often idle peers in the endgame look for slower ones' spans
 HEDGES_PER_SPAN_MAX = 4  # a span that changes hands more often is not the peers' fault
 RATE_WINDOW_S = 5.0  # of what is shown
 LIARS_MAX = 1024  # remembered; the oldest is forgotten first
@@ -104,7 +104,10 @@ class Download:
         self._fetched_bytes = 0
         self._duplicate_bytes = 0
         self._meter: RateMeter | None = None
-        self._next_check: float | None = None  # hedging looks again
+        self._next_check: float | None = None  # when readers' spans are looked at again
+        self._next_hedge = float("-inf")  # no hedging of the endgame before
+        self._is_hedging = False  # somebody is idle in the endgame
+        self._next_wait = float("inf")  # no peer's deadline or end of pause lies before
 
     # ---- what is to be fetched -----------------------------------------------------------------
 
@@ -240,6 +243,7 @@ class Download:
         for number, entries in self._entries(request, request.verified_count, chunk_count):
             fresh_bytes += self._mark_held(number, entries)
         received_bytes = state.on_verified(request, chunk_count, now)
+        self._wait_for(state)
         self._fetched_bytes += fresh_bytes
         self._duplicate_bytes += received_bytes - fresh_bytes
         if self._meter is None:
@@ -274,7 +278,7 @@ class Download:
         request = self._find(peer, request_id)
         if request is not None:
             self._close(request)
-            request.peer.pause(now, self._rng.random())
+            self._pause(request.peer, now)
 
     def on_reject(self, peer: Peer, request_id: int, code: int, now: float) -> None:
         """The peer will not serve a request (REJECT_*)."""
@@ -291,7 +295,7 @@ class Download:
         if code == REJECT_CHOKED:
             self.on_choke(peer, now)
         else:
-            state.pause(now, self._rng.random())
+            self._pause(state, now)
 
     def on_wrong_bytes(self, peer: Peer, request_id: int, now: float) -> None:
         """A chunk from this peer did not match its name: the peer is dropped and banned for this download."""
@@ -305,13 +309,14 @@ class Download:
 
     def next_actions(self, now: float) -> list[DownloadAction]:
         """What to do now, in order. Call after events and when `next_deadline` has passed."""
-        self._end_waits(now)
+        if now >= self._next_wait:
+            self._end_waits(now)
         self._ask_pages()
         self._next_check = None
         if self._picker.urgent:
             self._serve_urgent(now)
         self._fill(now)
-        if self._requests and self._is_endgame():
+        if now >= self._next_hedge:
             self._hedge_slowest(now)
         actions, self._actions = self._actions, []
         return actions
@@ -320,11 +325,12 @@ class Download:
         """When `next_actions` must be called even if nothing happens; None: no need."""
         if self._actions:
             return float("-inf")
-        times = [self._next_check]
-        for state in self._peers.values():
-            times.append(state.paused_until)
-            times.append(state.deadline())
-        return min((time for time in times if time is not None), default=None)
+        time = self._next_wait
+        if self._next_check is not None:
+            time = min(time, self._next_check)
+        if self._is_hedging:
+            time = min(time, self._next_hedge)
+        return time if time < float("inf") else None
 
     @property
     def is_complete(self) -> bool:
@@ -359,27 +365,42 @@ class Download:
 
     def _end_waits(self, now: float) -> None:
         """Snub or drop who is late, and try again whose pause is over."""
+        self._next_wait = float("inf")
         for state in list(self._peers.values()):
             if state.paused_until is not None and state.paused_until <= now:
                 state.paused_until = None
                 self._hungry[state.peer] = None
             deadline = state.deadline()
-            if deadline is None or deadline > now:
-                continue
-            state.snub_count += 1
-            if state.snub_count >= SNUBS_MAX:
-                self._drop(state.peer, DropReason.SILENT, now)
-                continue
-            for request in list(state.requests.values()):
-                self._cancel(request)
-            state.pause(now, self._rng.random())
+            if deadline is not None and deadline <= now:
+                self._snub(state, now)
+            else:
+                self._wait_for(state)
+
+    def _snub(self, state: PeerState, now: float) -> None:
+        state.snub_count += 1
+        if state.snub_count >= SNUBS_MAX:
+            self._drop(state.peer, DropReason.SILENT, now)
+            return
+        for request in list(state.requests.values()):
+            self._cancel(request)
+        self._pause(state, now)
+
+    def _pause(self, state: PeerState, now: float) -> None:
+        state.pause(now, self._rng.random())
+        self._wait_for(state)
+
+    def _wait_for(self, state: PeerState) -> None:
+        """Be called again when this peer is late or its pause is over; a wake-up too early does no harm."""
+        for time in (state.paused_until, state.deadline()):
+            if time is not None and time < self._next_wait:
+                self._next_wait = time
 
     def _ask_pages(self) -> None:
         pages = self._planner.pages
         for state in self._peers.values():
             if len(state.asked) == len(pages) or len(state.holdings.pages) >= PAGES_WATCHED_MAX:
                 continue
-            asked = []
+            asked: list[Digest] = []
             for number, page in enumerate(pages):
                 if number in state.asked:
                     continue
@@ -446,26 +467,30 @@ class Download:
         return self._planner.is_closed and not self._picker.open & self._availability.rarity.held()
 
     def _hedge_slowest(self, now: float) -> None:
-        """Let each idle peer take over the span that it would speed up most."""
+        """In the endgame, let idle peers take over the spans that would come last."""
+        self._is_hedging = False
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
+        if not idle or not self._requests or not self._is_endgame():
+            return
+        self._is_hedging = True
+        self._next_hedge = now + HEDGE_CHECK_S
+        slow = [
+            (requests[0].peer.request_eta_s(requests[0], now), requests[0])
+            for span, requests in self._requests.items()
+            if len(requests) == 1 and self._hedge_counts.get(span, 0) < HEDGES_PER_SPAN_MAX
+        ]
+        slow.sort(key=lambda row: (-row[0], row[1].id))
         idle.sort(key=lambda state: (not state.is_local, -state.rate(now), state.order))
         for state in idle:
-            slowest: RequestState | None = None
-            slowest_s = 0.0
-            for span, requests in self._requests.items():
-                request = requests[0]
-                if len(requests) > 1 or not state.holdings.whole >> span & 1:
-                    continue
-                if self._hedge_counts.get(span, 0) >= HEDGES_PER_SPAN_MAX:
-                    continue
-                holder_s = request.peer.request_eta_s(request, now)
-                own_s = state.eta_s(request.remaining_bytes, now)
-                if own_s * HEDGE_GAIN < holder_s and holder_s > slowest_s:
-                    slowest, slowest_s = request, holder_s
-            if slowest is not None:
-                self._hedge(slowest, state, now)
-        if idle:
-            self._check_at(now + HEDGE_CHECK_S)
+            for row in slow:
+                eta_s, request = row
+                if HEDGE_GAIN * state.eta_s(0, now) >= eta_s:
+                    break  # nor is it faster than those that follow
+                is_faster = HEDGE_GAIN * state.eta_s(request.remaining_bytes, now) < eta_s
+                if is_faster and state.holdings.whole >> request.span & 1:
+                    self._hedge(request, state, now)
+                    slow.remove(row)
+                    break
 
     def _hedge(self, request: RequestState, state: PeerState, now: float) -> None:
         span = request.span
@@ -486,6 +511,7 @@ class Download:
         self._requests.setdefault(index, []).append(request)
         self._picker.take(index)
         state.on_sent(request, now)
+        self._wait_for(state)
         self._actions.append(SendRequest(state.peer, request.id, span))
 
     def _close(self, request: RequestState) -> None:

@@ -148,7 +148,7 @@ class PeerState:
             timeout_s = max(TIMEOUT_S_MIN, expected_s)
         else:
             timeout_s = TIMEOUT_S_UNKNOWN
-        return self.waiting_since + min(timeout_s * 2**self.snub_count, TIMEOUT_S_MAX)
+        return self.waiting_since + min(timeout_s * (1 << self.snub_count), TIMEOUT_S_MAX)
 
     # ---- what happened -------------------------------------------------------------------------
 
@@ -188,6 +188,6 @@ class PeerState:
 
     def pause(self, now: float, jitter: float) -> None:
         """Ask nothing for a while: longer each time, by up to half at random (`jitter` from 0 to 1)."""
-        pause_s = min(PAUSE_S * 2**self.pause_count, PAUSE_S_MAX) * (1.0 + jitter / 2)
+        pause_s = min(PAUSE_S * (1 << min(self.pause_count, 16)), PAUSE_S_MAX) * (1.0 + jitter / 2)
         self.pause_count += 1
         self.paused_until = now + pause_s
