@@ -170,6 +170,9 @@ class Network(Protocol):
     def peers(self) -> list[PeerStatus]:
         """Everyone we are connected to."""
 
+    def known_address(self, peer: PeerId) -> PeerAddress | None:
+        """Where others may dial a peer, as it said itself or as we reached it; None: not known."""
+
     async def announce(self, key: bytes, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
         """Ask the nodes closest to `key` to remember us as its provider; how many really did.
 

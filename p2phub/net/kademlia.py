@@ -37,7 +37,8 @@ from p2phub.net.addresses import (
     encode_varint,
 )
 from p2phub.net.base import PeerAddress, PeerId, RoutingStatus, Stream
-from p2phub.net.swarm import PeerStream, Served, Swarm
+from p2phub.net.connection import PeerStream, Served
+from p2phub.net.swarm import Swarm
 from p2phub.proto.limits import (
     DHT_ANNOUNCEMENTS_PER_10_S,
     DHT_KEY_BYTES_MAX,

@@ -34,11 +34,12 @@ from p2phub.net.base import (
     Stream,
     parse_address,
 )
+from p2phub.net.connection import Connection, Served
 from p2phub.net.identify import PROTOCOL as IDENTIFY
 from p2phub.net.identify import introduce, receive_introduction
 from p2phub.net.identity import Identity
 from p2phub.net.kademlia import Kademlia
-from p2phub.net.swarm import Connection, Served, Swarm
+from p2phub.net.swarm import Swarm
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX, STREAMS_PER_PEER_MAX
 from p2phub.proto.protocols import KADEMLIA
 
@@ -162,6 +163,10 @@ class Libp2pNetwork:
 
     def peers(self) -> list[PeerStatus]:
         return [connection.status() for connection in self._swarm.connections()]
+
+    def known_address(self, peer: PeerId) -> PeerAddress | None:
+        addresses = self._known.get(peer)
+        return PeerAddress(peer, addresses) if addresses else None
 
     # -- the table -----------------------------------------------------------------------------
 

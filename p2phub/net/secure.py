@@ -17,6 +17,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport
 
@@ -173,6 +174,8 @@ class Security:
                 session = await self._transport.secure_outbound(connection, ID.from_base58(peer))
         except StreamClosed:
             raise
+        except PeerIDMismatchesPubkey as error:
+            raise ProtocolViolation("another peer answers at this address") from error
         # The handshake parses a stranger's bytes with three libraries: any failure is the peer's.
         except Exception as error:
             raise ProtocolViolation(

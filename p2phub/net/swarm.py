@@ -1,5 +1,4 @@
-"""Every live connection of this node: accepted, dialled, bounded, shared by all protocols, given
-back when it ends.
+"""Every live connection of this node: accepted, dialled, bounded, given back when it ends.
 
 A connection is TCP, Noise and yamux. What a protocol does on its streams is not known here.
 """
@@ -8,10 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 import trio
 
@@ -19,14 +16,15 @@ from p2phub.errors import (
     NetworkError,
     P2phubError,
     PeerUnreachable,
-    PortInUse,
     ProtocolViolation,
     StreamClosed,
 )
 from p2phub.net.addresses import Endpoint, endpoint_from_socket, expand_wildcard, is_own_machine
-from p2phub.net.base import OnStream, PeerId, PeerStatus
+from p2phub.net.base import PeerId
+from p2phub.net.connection import Connection, PeerStream, Served
 from p2phub.net.dial import connect_tcp, first_to_answer
 from p2phub.net.identity import Identity
+from p2phub.net.listen import bind
 from p2phub.net.multistream import answer, propose
 from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
 from p2phub.net.yamux import PROTOCOL as YAMUX
@@ -47,58 +45,10 @@ NEGOTIATE_TIMEOUT_S = 10.0  # the first line on a stream
 CLOSE_LINGER_S = 10.0  # after our last byte on a stream, for the peer's end of it
 IDLE_S = 300.0  # without any stream: beyond it a connection makes room for others
 _SWEEP_S = 60.0
-_BACKLOG = 256
 _ACCEPT_PAUSE_S = 0.1  # out of file descriptors: others must end before we can go on
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class Connection:
-    """One live, authenticated connection."""
-
-    peer: PeerId
-    remote: Endpoint
-    is_outbound: bool
-    yamux: Yamux
-    since_s: float
-    used_s: float  # when a stream was last opened or ended
-    serving: Counter[str] = field(default_factory=Counter)  # inbound streams by protocol
-
-    def status(self) -> PeerStatus:
-        return PeerStatus(self.peer, str(self.remote), self.is_outbound, self.since_s)
-
-
-class PeerStream:
-    """A yamux stream with the peer at its other end: what protocols are written against."""
-
-    def __init__(self, stream: YamuxStream, connection: Connection) -> None:
-        self._connection = connection
-        self.send = stream.send
-        self.receive = stream.receive
-        self.receive_exactly = stream.receive_exactly
-        self.close = stream.close
-        self.reset = stream.reset
-        self.abort = stream.abort
-        self.drain = stream.drain
-
-    @property
-    def peer(self) -> PeerId:
-        return self._connection.peer
-
-    @property
-    def remote_host(self) -> str | None:
-        return self._connection.remote.host
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What answers a protocol."""
-
-    on_stream: OnStream
-    streams_per_peer_max: int
-    streams_max: int | None = None  # over all peers
 
 
 class Swarm:
@@ -122,7 +72,7 @@ class Swarm:
         self._serving: Counter[str] = Counter()
         self._connections: dict[PeerId, list[Connection]] = {}
         self._by_host: Counter[str] = Counter()  # inbound, this machine's own excepted
-        self._handshakes: Counter[str] = Counter()
+        self._handshakes: dict[trio.CancelScope, str] = {}  # inbound, by remote IP, oldest first
         self._dials: dict[PeerId, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._unread_bytes = 0
@@ -168,7 +118,7 @@ class Swarm:
         listeners: list[trio.socket.SocketType] = []
         try:
             for endpoint in self._listen:
-                listeners.append(_bind_one(endpoint))
+                listeners.append(bind(endpoint))
         except BaseException:
             for listener in listeners:
                 listener.close()
@@ -190,14 +140,19 @@ class Swarm:
     # -- who is there --------------------------------------------------------------------------
 
     def connections(self) -> list[Connection]:
-        return [connection for group in self._connections.values() for connection in group]
+        return [
+            connection
+            for group in self._connections.values()
+            for connection in group
+            if connection.is_live
+        ]
 
     def connection(self, peer: PeerId) -> Connection | None:
         """The newest live connection with a peer: an older one may be a ghost of its former
         life.
         """
-        group = self._connections.get(peer)
-        return group[-1] if group else None
+        group = self._connections.get(peer, ())
+        return next((found for found in reversed(group) if found.is_live), None)
 
     async def disconnect(self, peer: PeerId) -> None:
         for connection in list(self._connections.get(peer, ())):
@@ -348,30 +303,33 @@ class Swarm:
                     await trio.sleep(_ACCEPT_PAUSE_S)
                 continue  # any other error is of a connection that broke before we took it
             remote = endpoint_from_socket(name)
-            if self._has_room_for(remote.host):
-                self._handshakes[remote.host] += 1
-                self._nursery.start_soon(self._welcome, accepted, remote)
-            else:
+            if not self._has_room_for(remote.host):
                 accepted.close()
+                continue
+            if len(self._handshakes) >= HANDSHAKES_PENDING_MAX:
+                # An honest handshake is over in a moment, so the oldest is the least likely one.
+                next(iter(self._handshakes)).cancel()
+            scope = trio.CancelScope()
+            self._handshakes[scope] = remote.host
+            self._nursery.start_soon(self._welcome, accepted, remote, scope)
 
     def _has_room_for(self, host: str) -> bool:
-        if self._handshakes.total() >= HANDSHAKES_PENDING_MAX:
-            return False
         if is_own_machine(host):
             return True
-        return (
-            self._handshakes[host] < HANDSHAKES_PER_HOST_MAX
-            and self._by_host[host] < CONNECTIONS_PER_HOST_MAX
-        )
+        pending = sum(other == host for other in self._handshakes.values())
+        if pending >= HANDSHAKES_PER_HOST_MAX:
+            return False
+        return self._by_host[host] < CONNECTIONS_PER_HOST_MAX
 
-    async def _welcome(self, accepted: trio.socket.SocketType, remote: Endpoint) -> None:
-        """Find out who dialled; a slot is held for HANDSHAKE_TIMEOUT_S at most and always given
-        back.
-        """
+    async def _welcome(
+        self, accepted: trio.socket.SocketType, remote: Endpoint, scope: trio.CancelScope
+    ) -> None:
+        """Find out who dialled, within HANDSHAKE_TIMEOUT_S; the slot is given back in any case."""
         connection: Connection | None = None
+        scope.deadline = trio.current_time() + HANDSHAKE_TIMEOUT_S
         try:
-            wire = Socket(trio.SocketStream(accepted))
-            with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+            with scope:
+                wire = Socket(trio.SocketStream(accepted))
                 channel = await self._security.secure_inbound(wire)
                 messages = MessageStream(channel)
                 await answer(messages, (YAMUX,))
@@ -379,9 +337,7 @@ class Swarm:
         except (P2phubError, OSError) as error:
             log.debug("a connection from %s came to nothing: %s", remote, error)
         finally:
-            self._handshakes[remote.host] -= 1
-            if not self._handshakes[remote.host]:
-                del self._handshakes[remote.host]
+            del self._handshakes[scope]
             if connection is None:
                 accepted.close()
         if connection is None:
@@ -476,31 +432,6 @@ class Swarm:
             for connection in self.connections():
                 if not connection.yamux.streams_count and now - connection.used_s > IDLE_S:
                     await connection.yamux.close()
-
-
-def _bind_one(endpoint: Endpoint) -> trio.socket.SocketType:
-    family = socket.AF_INET if endpoint.kind == "ip4" else socket.AF_INET6
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        # Restarting on a port in TIME_WAIT is meant; sharing it is not, so SO_REUSEPORT stays off
-        # and bind() tells.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((endpoint.host, endpoint.port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUse(
-                f"another program listens on {endpoint.host} port {endpoint.port};"
-                " stop it or choose another port",
-                address=str(endpoint),
-            ) from error
-        raise PortInUse(
-            f"cannot listen on {endpoint}: {error.strerror}", address=str(endpoint)
-        ) from error
-    return trio.socket.from_stdlib_socket(listener)
 
 
 def _is_peer_fault(error: Exception) -> bool:

@@ -112,16 +112,25 @@ def opening(protocol: str) -> bytes:
     return b"".join(bytes([len(line)]) + line for line in lines)
 
 
-async def attack(victim: Libp2pNetwork, number: int = 9000) -> Attacker:
-    """A connection to `victim` in the name of a fresh identity."""
-    wire = await dial(victim)
+async def attack(nursery: trio.Nursery, victim: Libp2pNetwork, number: int = 9000) -> Attacker:
+    """A connection to `victim` in the name of another identity; closed at the nursery's end."""
+    wire = await dial(nursery, victim)
     channel = await Security(identity(number)).secure_outbound(wire, victim.peer_id)
     messages = MessageStream(channel)
     await propose(messages, YAMUX)
     return Attacker(channel, messages.rest)
 
 
-async def dial(victim: Libp2pNetwork) -> Socket:
-    """A TCP connection to `victim` that has not said anything yet."""
+async def dial(nursery: trio.Nursery, victim: Libp2pNetwork) -> Socket:
+    """A TCP connection to `victim` that has not said anything; closed at the nursery's end."""
     endpoint = endpoint_from_text(address_of(victim).addresses[0])
-    return Socket(await connect_tcp(endpoint))
+    wire = Socket(await connect_tcp(endpoint))
+
+    async def close_at_the_end() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            wire.close_now()
+
+    nursery.start_soon(close_at_the_end)
+    return wire
