@@ -1,4 +1,7 @@
-"""The one place that names files and folders. Everything below a node's home folder is found through `Home`."""
+"""The one place that names files and folders.
+
+Everything below a node's home folder is found through `Home`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from p2phub.errors import BadSetting
 
 HOME_VARIABLE = "P2PHUB_HOME"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]{0,127}")
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux less its zero byte
 
 
@@ -34,10 +37,15 @@ class Home:
 
     @property
     def control_socket(self) -> Path:
-        """A unix socket; its path must stay below the kernel's 108 bytes. Raises BadSetting where it does not."""
+        """A unix socket; its path must stay below the kernel's 108 bytes.
+
+        Raises BadSetting where it does not.
+        """
         path = self.root / "control.sock"
         if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-            raise BadSetting(f"the home folder's path is too long for a socket: {path}", path=str(path))
+            raise BadSetting(
+                f"the home folder's path is too long for a socket: {path}", path=str(path)
+            )
         return path
 
     @property
@@ -52,6 +60,11 @@ class Home:
     @property
     def peers(self) -> Path:
         return self.root / "peers.json"
+
+    @property
+    def bootstrap(self) -> Path:
+        """Bootstrap addresses that the user added."""
+        return self.root / "bootstrap.json"
 
     @property
     def announcements(self) -> Path:
@@ -96,6 +109,10 @@ class Home:
     def publisher(self, publisher_id: str) -> Path:
         return self.publishers / plain(publisher_id)
 
+    def publisher_keys(self, publisher_id: str) -> Path:
+        """The private keys of one publisher, 0700."""
+        return self.keys / plain(publisher_id)
+
     def followed(self, publisher_id: str) -> Path:
         return self.trust / plain(publisher_id)
 
@@ -103,7 +120,9 @@ class Home:
 def plain(name: str) -> str:
     """`name` if it is one harmless path component. Raises BadSetting otherwise."""
     if not _PLAIN.fullmatch(name):
-        raise BadSetting(f"{name[:80]!r} cannot be a file name here: letters, digits, '.', '_' and '-' only")
+        raise BadSetting(
+            f"{name[:80]!r} cannot be a file name here: letters, digits, '.', '_' and '-' only"
+        )
     return name
 
 

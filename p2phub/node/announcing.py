@@ -1,6 +1,7 @@
 """Tells the DHT what this node holds: carries out the announce queue and keeps it over restarts.
 
-What is announced: releases and publishers always; by the setting `announce` also large complete objects with their SHA-256, or chunks.
+What is announced: releases and publishers always; by the setting `announce` also large complete
+objects with their SHA-256, or chunks.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import time
 
 import trio
 
-from p2phub.core.discovery.announce import OBJECT_BYTES_MIN, Announce, AnnounceQueue, AnnounceStatistics
+from p2phub.core.discovery.announce import (
+    OBJECT_BYTES_MIN,
+    Announce,
+    AnnounceQueue,
+    AnnounceStatistics,
+)
 from p2phub.core.discovery.keys import KeyKind
 from p2phub.digest import Digest
 from p2phub.errors import P2phubError
 from p2phub.net.base import Network
 from p2phub.node.files import read_json, write_durably
+from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import held_tree
 from p2phub.paths import Home
 from p2phub.store.base import ObjectState, Store
@@ -28,7 +35,9 @@ QUEUE_BYTES_MAX = 64 << 20  # of the saved queue
 class Announcing:
     """The announce queue of a node. `run` must run."""
 
-    def __init__(self, network: Network, store: Store, home: Home, rng: random.Random, *, policy: str) -> None:
+    def __init__(
+        self, network: Network, store: Store, home: Home, rng: random.Random, *, policy: str
+    ) -> None:
         self._network = network
         self._store = store
         self._path = home.announcements
@@ -42,7 +51,7 @@ class Announcing:
     async def run(self) -> None:
         """Announce until cancelled, then save the queue."""
         try:
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 nursery.start_soon(self._save_regularly)
                 while True:
                     self._changed = trio.Event()
@@ -50,7 +59,9 @@ class Announcing:
                         for announce in self._queue.next_actions(trio.current_time()):
                             nursery.start_soon(self._announce, announce)
                     due = self._queue.next_deadline()
-                    with trio.move_on_at(min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)):
+                    with trio.move_on_at(
+                        min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)
+                    ):
                         await self._changed.wait()
                     if not self._network.peers():
                         await trio.sleep(0.5)
@@ -69,7 +80,9 @@ class Announcing:
     async def announce_release(self, manifest: Digest) -> int:
         """Announce a manifest that is held, and its complete large files; how many names were new."""
         count = self.add(KeyKind.MANIFEST, manifest)
-        for name, size_bytes, sum_sha256 in await trio.to_thread.run_sync(self._complete_objects, manifest):
+        for name, size_bytes, sum_sha256 in await trio.to_thread.run_sync(
+            self._complete_objects, manifest
+        ):
             count += self.add(KeyKind.OBJECT, name, size_bytes)
             count += self.add(KeyKind.SHA256, sum_sha256, size_bytes)
         return count

@@ -1,8 +1,9 @@
 """Byte channels for sessions: lanes where a socket can be opened, span streams where none can.
 
-A session's uploader offers a ticket. The downloader dials the uploader's listener with it; where that fails it offers a ticket for its
-own listener; where that fails too it shows the first ticket on a /p2phub/span/1 stream. All channels report into one queue, whose
-events this module hands to the session that each channel belongs to.
+A session's uploader offers a ticket. The downloader dials the uploader's listener with it; where
+that fails it offers a ticket for its own listener; where that fails too it shows the first ticket
+on a /p2phub/span/1 stream. All channels report into one queue, whose events this module hands to
+the session that each channel belongs to.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from p2phub.net.lane_credit import RateCredit
 from p2phub.net.lane_events import ChannelClosed, ChannelEvent, ChannelEvents
 from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
-from p2phub.net.span_stream import ReceivingSpanStream, SendingSpanStream, SpanStreams
+from p2phub.net.span_stream import ReceivingStream, SendingStream, SpanStreams
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
 from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_EACH_WAY_MAX
@@ -109,7 +110,7 @@ class Channels:
         address = ipaddress.ip_address(host.partition("%")[0])
         return address.is_private or address.is_loopback or address.is_link_local
 
-    # ---- the uploading end ---------------------------------------------------------------------------------------------
+    # ---- the uploading end -----------------------------------------------------------------------
 
     async def offer_sending(
         self, session: Session, on_channel: OnSending, on_event: OnEvent
@@ -135,8 +136,13 @@ class Channels:
         self._nursery.start_soon(self._expire, secret)
         return LaneTicket(secret, fingerprint, port)
 
-    async def open_sending(self, ticket: LaneTicket, session: Session, on_event: OnEvent) -> SendingChannel:
-        """Dial the downloader's own listener. Raises PeerUnreachable, PeerTimeout, ProtocolViolation."""
+    async def open_sending(
+        self, ticket: LaneTicket, session: Session, on_event: OnEvent
+    ) -> SendingChannel:
+        """Dial the downloader's own listener.
+
+        Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
+        """
         return self._sending_lane(await self._dial(ticket, session), on_event)
 
     def _sending_lane(self, channel: LaneChannel, on_event: OnEvent) -> SendingLane:
@@ -155,7 +161,7 @@ class Channels:
         del self._stream_tickets[secret]
         if self._listener is not None:
             self._listener.revoke_ticket(secret)
-        channel = SendingSpanStream(stream, self._streams)
+        channel = SendingStream(stream, self._streams)
         self._open[channel] = ticket.on_event
         ticket.on_channel(channel)
         await channel.run()
@@ -164,10 +170,15 @@ class Channels:
         await trio.sleep(LANE_TICKET_LIFETIME_S)
         self._stream_tickets.pop(secret, None)
 
-    # ---- the downloading end -------------------------------------------------------------------------------------------
+    # ---- the downloading end ---------------------------------------------------------------------
 
-    async def open_receiving(self, ticket: LaneTicket, session: Session, on_event: OnEvent) -> ReceivingChannel:
-        """A channel by the other end's ticket: its listener, else ours, else a stream. Raises P2phubError."""
+    async def open_receiving(
+        self, ticket: LaneTicket, session: Session, on_event: OnEvent
+    ) -> ReceivingChannel:
+        """A channel by the other end's ticket: its listener, else ours, else a stream.
+
+        Raises P2phubError.
+        """
         assert self._nursery is not None
         try:
             return self._receiving_lane(await self._dial(ticket, session), on_event)
@@ -178,7 +189,7 @@ class Channels:
             return self._receiving_lane(channel, on_event)
         stream = await self._network.open(session.peer, protocols.SPAN)
         await stream.send(ticket.ticket)
-        receiving = ReceivingSpanStream(stream, self._streams)
+        receiving = ReceivingStream(stream, self._streams)
         self._open[receiving] = on_event
         self._nursery.start_soon(receiving.run)
         return receiving
@@ -193,7 +204,9 @@ class Channels:
         if not ticket.port or session.remote_host is None:
             raise LanesBusy()
         # Only the address of the live session is dialled: a ticket cannot make us knock elsewhere.
-        return await connect_lane(session.remote_host, ticket.port, ticket.ticket, ticket.fingerprint)
+        return await connect_lane(
+            session.remote_host, ticket.port, ticket.ticket, ticket.fingerprint
+        )
 
     async def _be_dialled(self, session: Session) -> LaneChannel | None:
         if self._listener is None or session.remote_host is None:
@@ -218,7 +231,7 @@ class Channels:
                 self._listener.revoke_ticket(secret)
         return arrived[0] if arrived else None
 
-    # ---- events --------------------------------------------------------------------------------------------------------
+    # ---- events ----------------------------------------------------------------------------------
 
     def _hand_out(self, event: ChannelEvent) -> None:
         if isinstance(event, ChannelClosed):

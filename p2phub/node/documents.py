@@ -1,8 +1,9 @@
-"""Documents and single chunks by digest, over /p2phub/chunk/1: serving them, and getting them from whoever has them.
+"""Documents and single chunks by digest, over /p2phub/chunk/1: serving them, and getting them from
+whoever has them.
 
-Documents are what must be known before data can be planned: manifest, file pages, object records, segments. They are asked from
-several peers at once in batches; each answer is verified by its name before it is kept, and who sends other bytes is
-not asked again.
+Documents are what must be known before data can be planned: manifest, file pages, object records,
+segments. They are asked from several peers at once in batches; each answer is verified by its name
+before it is kept, and who sends other bytes is not asked again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from p2phub.errors import (
 )
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.node.search import Search
+from p2phub.node.tasks import open_tasks
 from p2phub.proto import protocols
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.fetch import (
@@ -104,20 +106,32 @@ class Documents:
         return await trio.to_thread.run_sync(self._store.get, name)
 
     async def hold(
-        self, names: Sequence[Digest], search: Search, what: str, *, timeout_s: float = SEARCH_TIMEOUT_S
+        self,
+        names: Sequence[Digest],
+        search: Search,
+        what: str,
+        *,
+        timeout_s: float = SEARCH_TIMEOUT_S,
     ) -> None:
         """Have the store hold all of `names`.
 
-        Raises NoProvider when no peer delivered anything for `timeout_s` seconds and a whole round of search ended.
+        Raises NoProvider when no peer delivered anything for `timeout_s` seconds and a whole round
+        of search ended.
         """
-        missing = await trio.to_thread.run_sync(lambda: [n for n in dict.fromkeys(names) if not self._store.has(n)])
+        missing = await trio.to_thread.run_sync(
+            lambda: [n for n in dict.fromkeys(names) if not self._store.has(n)]
+        )
         if missing:
             await _Gathering(self, missing, search, what, timeout_s).run()
 
-    async def find_file(self, sum_sha256: bytes, search: Search, *, timeout_s: float = SEARCH_TIMEOUT_S) -> Digest:
-        """The name of the object that some peer says has this SHA-256; its record or chunk is then held.
+    async def find_file(
+        self, sum_sha256: bytes, search: Search, *, timeout_s: float = SEARCH_TIMEOUT_S
+    ) -> Digest:
+        """The name of the object that some peer says has this SHA-256; its record or chunk is then
+        held.
 
-        A one-chunk file is proven by the answer itself; a record's claim is proven when the file is complete.
+        A one-chunk file is proven by the answer itself; a record's claim is proven when the file is
+        complete.
         Raises NoProvider.
         """
         local = await trio.to_thread.run_sync(self._store.object_by_sha256, sum_sha256)
@@ -156,10 +170,13 @@ class Documents:
         except ContentError:
             return answer if sha256(answer) == sum_sha256 else None
 
-    async def fetch_batch(self, peer: PeerId, names: Sequence[Digest]) -> dict[Digest, bytes | None]:
+    async def fetch_batch(
+        self, peer: PeerId, names: Sequence[Digest]
+    ) -> dict[Digest, bytes | None]:
         """What one peer answers: verified bytes, None for what it doesn't hold; absent: ask again.
 
-        Raises WrongChunk if the peer sent other bytes, PeerError or NetworkError if it failed to answer.
+        Raises WrongChunk if the peer sent other bytes, PeerError or NetworkError if it failed to
+        answer.
         """
         answers: dict[Digest, bytes | None] = {}
         stream = await self._network.open(peer, protocols.CHUNK)
@@ -196,7 +213,12 @@ class _Gathering:
     """One set of missing documents, collected by one task per peer."""
 
     def __init__(
-        self, documents: Documents, missing: list[Digest], search: Search, what: str, timeout_s: float
+        self,
+        documents: Documents,
+        missing: list[Digest],
+        search: Search,
+        what: str,
+        timeout_s: float,
     ) -> None:
         self._documents = documents
         self._search = search
@@ -209,7 +231,7 @@ class _Gathering:
         self._requeued = trio.Event()
 
     async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
             while self._left:
                 for peer in self._search.found:
@@ -240,7 +262,8 @@ class _Gathering:
                     await self._requeued.wait()
                 if not slow.cancelled_caught:
                     continue
-                batch = list(self._left - lacking)[:BATCH_DIGESTS]  # a slow peer must not hold up all
+                # a slow peer must not hold up all
+                batch = list(self._left - lacking)[:BATCH_DIGESTS]
             answers: dict[Digest, bytes | None] = {}
             try:
                 answers = await self._documents.fetch_batch(peer, batch)
@@ -262,7 +285,9 @@ class _Gathering:
             got = [chunk for chunk in answers.values() if chunk is not None]
             if got:
                 await trio.to_thread.run_sync(self._documents._store.put, got)
-                self._left.difference_update(name for name, chunk in answers.items() if chunk is not None)
+                self._left.difference_update(
+                    name for name, chunk in answers.items() if chunk is not None
+                )
                 self._last_progress_s = trio.current_time()
         scope.cancel()
 

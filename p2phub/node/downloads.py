@@ -1,26 +1,31 @@
 """Carries out what a `Download` decides: sessions to peers, requests, writers, verdicts.
 
-One `Transfer` is one download that runs. It owns the machine; a task per peer owns a session and a byte channel; the lane threads
-write verified bytes through the store and report. All decisions are the machine's: this module only tells it what happened and does what
-it says.
+One `Transfer` is one download that runs. It owns the machine; a task per peer owns a session and a
+byte channel; the lane threads write verified bytes through the store and report. All decisions are
+the machine's: this module only tells it what happened and does what it says.
 """
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
 
-from p2phub.core.swarm.actions import AskPages, DownloadAction, DropPeer, DropReason, SendCancel, SendRequest
+from p2phub.core.swarm.actions import (
+    AskPages,
+    DownloadAction,
+    DropPeer,
+    DropReason,
+    SendCancel,
+    SendRequest,
+)
 from p2phub.core.swarm.download import Download, DownloadStatistics
 from p2phub.core.swarm.spans import Span
 from p2phub.digest import Digest
 from p2phub.errors import (
     ContentError,
-    NoProvider,
     P2phubError,
     PeerError,
     ProtocolViolation,
@@ -39,6 +44,7 @@ from p2phub.net.lane_events import (
 from p2phub.node.channels import Channels, IncomingSpan, ReceivingChannel
 from p2phub.node.search import Search
 from p2phub.node.sessions import Session
+from p2phub.node.tasks import open_tasks
 from p2phub.proto import protocols
 from p2phub.proto.messages import (
     Ask,
@@ -104,15 +110,17 @@ class Transfer:
         self._on_held = on_held
         self._sessions: dict[PeerId, _PeerSession] = {}
         self._changed = trio.Event()
+        self._arrived = trio.Event()
         self._failure: P2phubError | None = None
         self._last_progress_s = trio.current_time()
 
     async def run(self) -> None:
         """Until every wanted chunk is held.
 
-        Raises StoreError where the disk refuses, NoProvider where nobody was found, TransferStalled where all fell silent.
+        Raises StoreError where the disk refuses, NoProvider where nobody was found, TransferStalled
+        where all fell silent.
         """
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             nursery.start_soon(self._recruit, nursery)
             nursery.start_soon(self._checkpoint)
             nursery.start_soon(self._watch)
@@ -127,6 +135,10 @@ class Transfer:
     def wake(self) -> None:
         """Something happened: ask the machine what to do."""
         self._changed.set()
+
+    def next_arrival(self) -> trio.Event:
+        """Set when the next chunks are verified and written."""
+        return self._arrived
 
     def fail(self, error: P2phubError) -> None:
         """End the transfer with `error`; what was verified stays."""
@@ -200,17 +212,21 @@ class Transfer:
             await trio.sleep(1.0)
             if trio.current_time() - self._last_progress_s < STALL_TIMEOUT_S:
                 continue
-            if not self._sessions and not any(share.received_bytes for share in self.shares.values()):
+            if not self._sessions and not any(
+                share.received_bytes for share in self.shares.values()
+            ):
                 self.fail(self.search.report("the content"))
             else:
                 self.fail(TransferStalled(peers=[str(peer) for peer in self._sessions]))
 
-    # ---- told by the sessions ------------------------------------------------------------------------------------------
+    # ---- told by the sessions --------------------------------------------------------------------
 
     def on_chunks(self, span: Span, first: int, stop: int) -> None:
         """Chunks [first, stop) of a span are verified and written: others may have them."""
         self._last_progress_s = trio.current_time()
-        self._on_held(list(_entries(span.runs, first, stop)))
+        self._arrived.set()
+        self._arrived = trio.Event()
+        self._on_held(_entries(span.runs, first, stop))
 
     def peer_addresses(self, peer: PeerId) -> str:
         return next((s.address or "" for s in self._network.peers() if s.peer == peer), "")
@@ -232,7 +248,7 @@ class _PeerSession:
         self._is_unchoked = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._reverse_wanted = trio.Event()
+        self._session: Session | None = None
         self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
 
     def do(self, action: DownloadAction) -> None:
@@ -249,17 +265,20 @@ class _PeerSession:
         """Until the peer goes or the transfer ends. Raises what broke it."""
         with self._scope:
             stream = await self._transfer._network.open(self._peer, protocols.SWARM)
-            session = Session(stream)
+            session = self._session = Session(stream)
             try:
                 await session.greet()
                 self._share.address = self._transfer.peer_addresses(self._peer)
                 await session.send(Join(self._transfer.swarm), LaneWanted())
                 is_local = self._transfer._channels.is_local(session.remote_host)
                 self._machine.on_peer(
-                    self._peer, trio.current_time(), is_local=is_local, requests_max=session.peer_requests_max
+                    self._peer,
+                    trio.current_time(),
+                    is_local=is_local,
+                    requests_max=session.peer_requests_max,
                 )
                 self._transfer.wake()
-                async with trio.open_nursery() as nursery:
+                async with open_tasks() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._send, session)
                     await self._receive(session)
@@ -270,7 +289,7 @@ class _PeerSession:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
                     await stream.reset()
 
-    # ---- to the peer ---------------------------------------------------------------------------------------------------
+    # ---- to the peer -----------------------------------------------------------------------------
 
     async def _send(self, session: Session) -> None:
         while True:
@@ -299,7 +318,8 @@ class _PeerSession:
         return None
 
     async def _request(self, request_id: int, span: Span) -> Message | None:
-        if self._channel is None:
+        channel = self._channel
+        if channel is None:
             self._machine.on_failed(self._peer, request_id, trio.current_time())
             self._transfer.wake()
             return None
@@ -308,15 +328,15 @@ class _PeerSession:
         except StoreError as error:
             self._transfer.fail(error)
             return None
-        if self._channel is None:
+        if self._channel is not channel:  # it closed meanwhile, and this request with it
             self._machine.on_failed(self._peer, request_id, trio.current_time())
             return None
         self._spans[request_id] = span
         self._done_counts[request_id] = 0
-        self._channel.expect(IncomingSpan(request_id, writer.lengths, writer.write))
+        channel.expect(IncomingSpan(request_id, writer.lengths, writer.write))
         return Request(request_id, span.runs)
 
-    # ---- from the peer -------------------------------------------------------------------------------------------------
+    # ---- from the peer ---------------------------------------------------------------------------
 
     async def _receive(self, session: Session) -> None:
         while (message := await session.receive()) is not None:
@@ -348,14 +368,16 @@ class _PeerSession:
             case LaneTicket():
                 self._nursery.start_soon(self._open_channel, message, session)
             case LaneRefused():
-                self._nursery.start_soon(self._want_lane_later, session)
+                self._nursery.start_soon(self._want_channel_later, session)
             case Peers(manifest, peers) if manifest == self._transfer.swarm:
                 for peer, addresses in peers:
                     self._take_hint(peer, addresses)
             case Bye():
                 raise PeerError("the peer ended the session")
             case _:
-                raise ProtocolViolation(f"an uploader sent {type(message).__name__}, which only a downloader may")
+                raise ProtocolViolation(
+                    f"an uploader sent {type(message).__name__}, which only a downloader may"
+                )
 
     def _take_hint(self, peer: str, addresses: Sequence[str]) -> None:
         assert self._nursery is not None
@@ -365,9 +387,9 @@ class _PeerSession:
             return  # hints are cheap: a bad one is not worth a quarrel
         self._nursery.start_soon(self._transfer.search.offer, address)
 
-    # ---- the byte channel ----------------------------------------------------------------------------------------------
+    # ---- the byte channel ------------------------------------------------------------------------
 
-    async def _want_lane_later(self, session: Session) -> None:
+    async def _want_channel_later(self, session: Session) -> None:
         await trio.sleep(LANE_RETRY_S)
         await session.send(LaneWanted())
 
@@ -409,7 +431,11 @@ class _PeerSession:
                 self._spans.clear()
                 self._done_counts.clear()
                 self._machine.on_choke(self._peer, now)
-                self._scope.cancel()  # the session is opened anew, with a new channel
+                if self.is_ended or self._nursery is None:
+                    self._scope.cancel()
+                else:
+                    assert self._session is not None
+                    self._nursery.start_soon(self._want_channel_later, self._session)
 
     def _on_channel_failed(self, request_id: int | None, error: P2phubError, now: float) -> None:
         if isinstance(error, StoreError):
@@ -434,8 +460,3 @@ def _entries(runs: Sequence[Run], first: int, stop: int) -> list[tuple[Digest, r
             found.append((run.page, range(run.start + low, run.start + high)))
         base += len(run)
     return found
-
-
-def seeded(rng_seed: int) -> random.Random:
-    """The source of chance of one machine."""
-    return random.Random(rng_seed)

@@ -1,7 +1,8 @@
 """Fetching: from a reference to files on the disk, whole and checked.
 
-The order: what it means → its documents → what is here already → the rest from peers → SHA-256 of every file → the tree that a person
-reads. A crash or a cancel at any point loses at most the last checkpoint; the next fetch of the same thing goes on from there.
+The order: what it means → its documents → what is here already → the rest from peers → SHA-256 of
+every file → the tree that a person reads. A crash or a cancel at any point loses at most the last
+checkpoint; the next fetch of the same thing goes on from there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from p2phub.node.documents import Documents
 from p2phub.node.downloads import Entries, Transfer
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
+from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -99,7 +101,9 @@ class Fetching:
             lock = self._busy.setdefault(resolved.digest, trio.Lock())
             async with lock:
                 progress(Progress("documents", 0, None))
-                tree = await load_tree(resolved.digest, self._documents, self._store, search, resolved.text)
+                tree = await load_tree(
+                    resolved.digest, self._documents, self._store, search, resolved.text
+                )
                 files = tree.selected(request.include, request.exclude)
                 plan = _Plan(resolved, tree, files, _objects(files), _folder(request.destination))
                 await self._lease(plan, time.time() + LEASE_S)
@@ -129,7 +133,10 @@ class Fetching:
     async def transfer(
         self, tree: Tree, files: Sequence[FileRecord], resolved: Resolved, search: Search
     ) -> Transfer:
-        """A transfer of what is missing of `files`, ready to run. Documents must be held and parts open."""
+        """A transfer of what is missing of `files`, ready to run.
+
+        Documents must be held and parts open.
+        """
         pages = await trio.to_thread.run_sync(self._pages, tree, files)
         missing_bytes = sum(sum(lengths) for _, lengths, _ in pages)
         machine = Download(missing_bytes, random.Random(self._rng.getrandbits(64)))
@@ -146,16 +153,21 @@ class Fetching:
             on_held=self._on_held,
         )
 
-    # ---- steps ---------------------------------------------------------------------------------------------------------
+    # ---- steps -----------------------------------------------------------------------------------
 
     async def _prepare(self, plan: _Plan, search: Search) -> int:
-        """Chunk lists, a place for every file, and what is here already; bytes that were found here."""
+        """Chunk lists, a place for every file, and what is here already; bytes that were found
+        here.
+        """
         if plan.folder is not None:
-            conflicts = await trio.to_thread.run_sync(self._store.conflicts, plan.files, plan.folder)
+            conflicts = await trio.to_thread.run_sync(
+                self._store.conflicts, plan.files, plan.folder
+            )
             if conflicts:
                 shown = ", ".join(conflicts[:3]) + (", …" if len(conflicts) > 3 else "")
                 raise DestinationExists(
-                    f"{plan.folder} holds other files under the same names: {shown}", paths=conflicts[:32]
+                    f"{plan.folder} holds other files under the same names: {shown}",
+                    paths=conflicts[:32],
                 )
         await hold_chunk_lists(plan.files, self._documents, self._store, search, plan.resolved.text)
         await trio.to_thread.run_sync(self._check_room, plan)
@@ -190,9 +202,11 @@ class Fetching:
             reused_bytes += self._store.reuse(file.object)
         return reused_bytes
 
-    def _pages(self, tree: Tree, files: Sequence[FileRecord]) -> list[tuple[Digest, Sequence[int], bytes]]:
+    def _pages(
+        self, tree: Tree, files: Sequence[FileRecord]
+    ) -> list[tuple[Digest, Sequence[int], bytes]]:
         """Pages with something missing: digest, bytes per entry, have-bits."""
-        found = []
+        found: list[tuple[Digest, Sequence[int], bytes]] = []
         for page, lengths in page_lengths(self._store, tree, files):
             missing = self._store.missing(page)
             if not any(lengths[index] for index in missing):
@@ -203,7 +217,9 @@ class Fetching:
             found.append((page, lengths, bytes(bits)))
         return found
 
-    async def _transfer(self, plan: _Plan, search: Search, progress: ProgressSink) -> list[PeerShare]:
+    async def _transfer(
+        self, plan: _Plan, search: Search, progress: ProgressSink
+    ) -> list[PeerShare]:
         transfer = await self.transfer(plan.tree, plan.files, plan.resolved, search)
         if transfer.machine.is_complete:
             return []
@@ -216,11 +232,13 @@ class Fetching:
                 facts = transfer.statistics()
                 done_max = max(done_max, held_before + facts.verified_bytes)
                 active = sum(1 for peer in facts.peers if peer.rate_bytes_per_s > 0)
-                progress(Progress("transfer", done_max, total_bytes, facts.rate_bytes_per_s, active))
+                progress(
+                    Progress("transfer", done_max, total_bytes, facts.rate_bytes_per_s, active)
+                )
                 await trio.sleep(PROGRESS_PERIOD_S)
 
         with self._on_transfer(transfer, plan.resolved, total_bytes):
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 nursery.start_soon(report)
                 await transfer.run()
                 nursery.cancel_scope.cancel()
@@ -261,7 +279,9 @@ class Fetching:
             await trio.to_thread.run_sync(finish)
         except DigestMismatch as error:
             signer = plan.resolved.signer
-            who = f"signed by {signer.petname or ''} {signer.publisher_id}" if signer else "unsigned"
+            who = (
+                f"signed by {signer.petname or ''} {signer.publisher_id}" if signer else "unsigned"
+            )
             raise DigestMismatch(
                 f"{file.path!r} has another SHA-256 than its release states; the release ({plan.resolved.text}) is {who}",
                 path=file.path,
@@ -275,9 +295,15 @@ class Fetching:
         if plan.tree.manifest is None:
             return
         statement = plan.resolved.statement
-        label = f"{statement.publisher_id}/{statement.name}@{statement.version}" if statement else ""
+        label = (
+            f"{statement.publisher_id}/{statement.name}@{statement.version}" if statement else ""
+        )
         release = Release(
-            plan.tree.digest, label, path=placement.path, method=placement.summary(), added_s=time.time()
+            plan.tree.digest,
+            label,
+            path=placement.path,
+            method=placement.summary(),
+            added_s=time.time(),
         )
         await trio.to_thread.run_sync(self._store.add_release, release)
         await self._announcing.announce_release(plan.tree.digest)

@@ -1,4 +1,6 @@
-"""The node's own small files: read with a bound, written so that a crash leaves the old or the new, never a part."""
+"""The node's own small files: read with a bound, written so that a crash leaves the old or the new,
+never a part.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from p2phub.errors import StoreFailed
 
 
 def read_json(path: Path, size_max: int) -> Any:  # Any: json's
-    """What is in a JSON file of ours; None if it is not there, too large or damaged: it is then made anew."""
+    """What is in a JSON file of ours; None if it is not there, too large or damaged: it is then
+    made anew.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(size_max + 1)

@@ -1,6 +1,8 @@
-"""Keeps this node among others: bootstrap nodes, peers remembered on disk, peers on the local network.
+"""Keeps this node among others: bootstrap nodes, peers remembered on disk, peers on the local
+network.
 
-A node started offline joins when the network comes back; one whose bootstrap nodes are all gone joins through whom it met before.
+A node started offline joins when the network comes back; one whose bootstrap nodes are all gone
+joins through whom it met before.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from p2phub.core.discovery.peer_book import PeerBook
 from p2phub.errors import P2phubError, UsageError
 from p2phub.net.base import Network, PeerAddress, PeerId, parse_address, parse_peer_address
 from p2phub.node.files import read_json, write_durably
+from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
 
 BOOK_BYTES_MAX = 8 << 20
@@ -43,7 +46,11 @@ class Neighbours:
         self._on_joined = on_joined
         saved = read_json(self._path, BOOK_BYTES_MAX)
         now, wall_s = trio.current_time(), time.time()
-        self.book = PeerBook.from_dict(saved, rng, now, wall_s) if isinstance(saved, dict) else PeerBook(rng)
+        self.book = (
+            PeerBook.from_dict(saved, rng, now, wall_s)
+            if isinstance(saved, dict)
+            else PeerBook(rng)
+        )
         self._bootstrap = Bootstrap(bootstrap, rng)
         self._changed = trio.Event()
         self._connected: frozenset[str] = frozenset()
@@ -51,7 +58,7 @@ class Neighbours:
     async def run(self) -> None:
         """Until cancelled; then the book is saved."""
         try:
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 nursery.start_soon(self._save_regularly)
                 nursery.start_soon(self._dial_bootstrap, nursery)
                 nursery.start_soon(self._watch, nursery)
@@ -80,7 +87,9 @@ class Neighbours:
             for address in self._bootstrap.next_dials(trio.current_time()):
                 nursery.start_soon(self._dial_one, address)
             due = self._bootstrap.next_deadline()
-            with trio.move_on_at(min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)):
+            with trio.move_on_at(
+                min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)
+            ):
                 await self._changed.wait()
 
     async def _dial_one(self, text: str) -> None:

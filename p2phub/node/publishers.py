@@ -1,7 +1,9 @@
-"""Publishers that this node follows or signs for: their TUF metadata over /p2phub/meta/1, asked and answered.
+"""Publishers that this node follows or signs for: their TUF metadata over /p2phub/meta/1, asked and
+answered.
 
-What peers answer is verified by `p2phub.trust`; this module only carries questions and answers and keeps one `Follower` for each
-publisher. A peer can withhold, never forge, so all answers that come in time are used.
+What peers answer is verified by `p2phub.trust`; this module only carries questions and answers and
+keeps one `Follower` for each publisher. A peer can withhold, never forge, so all answers that come
+in time are used.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.errors import NoProvider, P2phubError
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.node.search import Search
+from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
 from p2phub.proto import protocols
 from p2phub.proto.fetch import (
@@ -45,7 +48,10 @@ class Seen:
 
 
 class Publishers:
-    """All followers of this node. `run` must run for refreshes to work; held state is there at once."""
+    """All followers of this node.
+
+    `run` must run for refreshes to work; held state is there at once.
+    """
 
     def __init__(self, network: Network, home: Home) -> None:
         self._network = network
@@ -76,9 +82,17 @@ class Publishers:
             return Seen(view, len(followed.timestamp_peers))
 
     async def resolve(
-        self, publisher_id: str, name: str, version: str | None, search: Search, *, allow_yanked: bool = False
+        self,
+        publisher_id: str,
+        name: str,
+        version: str | None,
+        search: Search,
+        *,
+        allow_yanked: bool = False,
     ) -> ReleaseStatement:
-        """The signed release that a name means in the state held; asks peers for the name's own file if it is lacking."""
+        """The signed release that a name means in the state held; asks peers for the name's own
+        file if it is lacking.
+        """
         followed = self._followed(publisher_id)
         async with followed.lock:
             followed.search = search
@@ -93,7 +107,9 @@ class Publishers:
         """Take what the owner's own command signed, verified as any follower would."""
         followed = self._followed(publisher_id)
         async with followed.lock:
-            return await trio.to_thread.run_sync(followed.follower.import_metadata, files, time.time())
+            return await trio.to_thread.run_sync(
+                followed.follower.import_metadata, files, time.time()
+            )
 
     def followed_ids(self) -> list[str]:
         """Publishers with a follower in memory."""
@@ -107,7 +123,7 @@ class Publishers:
             )
         return followed
 
-    # ---- answering -----------------------------------------------------------------------------------------------------
+    # ---- answering -------------------------------------------------------------------------------
 
     async def _on_stream(self, stream: Stream) -> None:
         frames = FrameReader()
@@ -122,8 +138,12 @@ class Publishers:
                 await stream.send(reply_header(len(held) if held else None) + (held or b""))
 
     def _held(self, wanted: MetaWanted) -> bytes | None:
-        # Only publishers that this node follows have a folder: a stranger's question must not make one.
-        if wanted.publisher_id not in self._followers and not self._home.followed(wanted.publisher_id).exists():
+        # Only publishers that this node follows have a folder: a stranger's question must not make
+        # one.
+        if (
+            wanted.publisher_id not in self._followers
+            and not self._home.followed(wanted.publisher_id).exists()
+        ):
             return None
         return self._followed(wanted.publisher_id).follower.metadata(wanted.file_name)
 
@@ -163,7 +183,7 @@ class _Followed:
             changed.set()
 
         asked_failed: set[PeerId] = set()
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             while True:
                 for peer in search.found:
                     if peer not in asked and len(asked) - len(asked_failed) < PEERS_ASKED_MAX:
@@ -173,7 +193,9 @@ class _Followed:
                 pending = len(asked) - len(asked_failed) - len(answers)
                 round_over = search.rounds_count > 0 and pending == 0
                 held_count = sum(1 for answer in answers.values() if answer is not None)
-                if held_count >= ANSWERS_ENOUGH or (answers and (round_over or waited_s >= ANSWER_WINDOW_S)):
+                if held_count >= ANSWERS_ENOUGH or (
+                    answers and (round_over or waited_s >= ANSWER_WINDOW_S)
+                ):
                     break
                 if waited_s >= ANSWER_TIMEOUT_S:
                     break
@@ -192,7 +214,9 @@ class _Followed:
         try:
             await stream.send(frame(MetaWanted(self._publisher_id, file_name).encode()))
             size_max = min(bytes_max, metadata_bytes_max(file_name))
-            length = parse_reply_header(await stream.receive_exactly(REPLY_HEADER_BYTES), size_max=size_max)
+            length = parse_reply_header(
+                await stream.receive_exactly(REPLY_HEADER_BYTES), size_max=size_max
+            )
             return None if length is None else await stream.receive_exactly(length)
         finally:
             await stream.reset()

@@ -1,7 +1,8 @@
 """Publishing: a folder into the store, then metadata that its owner's own command has signed.
 
-No signing key comes here. `prepare` reads the folder and keeps it; the command line signs what it returns; `commit` verifies those
-signatures as any follower would, and only then is the release kept under its name, served and announced.
+No signing key comes here. `prepare` reads the folder and keeps it; the command line signs what it
+returns; `commit` verifies those signatures as any follower would, and only then is the release kept
+under its name, served and announced.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from p2phub.net.base import Network
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import Prepared, Progress, ProgressSink, Published, ReleaseTerms
 from p2phub.node.publishers import Publishers
+from p2phub.node.tasks import open_tasks
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import ReleaseReference, parse_publisher_id
 from p2phub.store.base import Method, Placement, Release, Store
@@ -38,7 +40,12 @@ class Publishing:
     """The publishing half of a node."""
 
     def __init__(
-        self, network: Network, store: Store, publishers: Publishers, petnames: Petnames, announcing: Announcing
+        self,
+        network: Network,
+        store: Store,
+        publishers: Publishers,
+        petnames: Petnames,
+        announcing: Announcing,
     ) -> None:
         self._network = network
         self._store = store
@@ -67,7 +74,11 @@ class Publishing:
                 card=terms.card,
             )
             result = ingest_folder(
-                folder, content_terms, put=self._store.put, on_progress=on_progress, cancelled=stop.is_set
+                folder,
+                content_terms,
+                put=self._store.put,
+                on_progress=on_progress,
+                cancelled=stop.is_set,
             )
             return result, self._store.take(result.sources)
 
@@ -77,7 +88,9 @@ class Publishing:
             raise FileChanged(f"{error.filename} vanished while it was read") from None
         until_s = time.time() + LEASE_S
         await trio.to_thread.run_sync(self._store.lease, result.digest, "publish", until_s)
-        method = next((m for m in (Method.REFLINK, Method.ADOPTED) if placement.methods.get(m)), Method.HELD)
+        method = next(
+            (m for m in (Method.REFLINK, Method.ADOPTED) if placement.methods.get(m)), Method.HELD
+        )
         root = result.release.root
         return Prepared(
             manifest=result.digest,
@@ -117,7 +130,9 @@ class Publishing:
         announced = await self._announcing.announce_release(manifest)
         announced += self._announcing.add(KeyKind.PUBLISHER, parse_publisher_id(publisher_id))
         peers = view.peers or tuple(self._network.addresses())
-        reference = ReleaseReference(publisher_id, statement.name, statement.version, tuple(peers[:4]))
+        reference = ReleaseReference(
+            publisher_id, statement.name, statement.version, tuple(peers[:4])
+        )
         return Published(
             reference=str(reference),
             petname=known[0],
@@ -130,7 +145,9 @@ class Publishing:
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event) -> T:
-    """Run `work` in a thread; when the caller is cancelled, `stop` tells the thread so and it is waited for."""
+    """Run `work` in a thread; when the caller is cancelled, `stop` tells the thread so and it is
+    waited for.
+    """
     done = trio.Event()
 
     async def tell() -> None:
@@ -139,7 +156,7 @@ async def _in_thread(work: Callable[[], T], stop: threading.Event) -> T:
         finally:
             stop.set()
 
-    async with trio.open_nursery() as nursery:
+    async with open_tasks() as nursery:
         nursery.start_soon(tell)
         try:
             return await trio.to_thread.run_sync(work)

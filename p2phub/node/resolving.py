@@ -1,7 +1,7 @@
 """From a reference to a digest: which publisher, which version, who may hold it.
 
-Names go through signed metadata; content ids are their own proof and need none; a SHA-256 is asked of peers and proven when the file
-is complete.
+Names go through signed metadata; content ids are their own proof and need none; a SHA-256 is asked
+of peers and proven when the file is complete.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from p2phub.node.api import Signer
 from p2phub.node.documents import Documents
 from p2phub.node.publishers import Publishers, Seen
 from p2phub.node.search import Search
+from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
 from p2phub.proto.names import (
     ContentReference,
@@ -54,7 +55,12 @@ class Resolver:
     """Resolves references for one node."""
 
     def __init__(
-        self, network: Network, home: Home, publishers: Publishers, petnames: Petnames, documents: Documents
+        self,
+        network: Network,
+        home: Home,
+        publishers: Publishers,
+        petnames: Petnames,
+        documents: Documents,
     ) -> None:
         self._network = network
         self._home = home
@@ -65,11 +71,16 @@ class Resolver:
         self._seen: dict[str, Seen] = {}
 
     @asynccontextmanager
-    async def search(self, kinds: Sequence[tuple[KeyKind, bytes]], named: Sequence[str]) -> AsyncIterator[Search]:
-        """A running search for the providers of some names. named: multiaddrs to ask first. Raises UsageError."""
+    async def search(
+        self, kinds: Sequence[tuple[KeyKind, bytes]], named: Sequence[str]
+    ) -> AsyncIterator[Search]:
+        """A running search for the providers of some names. named: multiaddrs to ask first.
+
+        Raises UsageError.
+        """
         keys = [key for kind, name in kinds for key in provider_keys(kind, name)]
         addresses = merge_addresses(named)
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             search = Search(self._network, keys=keys, named=addresses)
             nursery.start_soon(search.run)
             yield search
@@ -77,12 +88,18 @@ class Resolver:
 
     @asynccontextmanager
     async def open(
-        self, reference: Reference, peers: Sequence[str] = (), *, recent_s: float = 0.0, allow_yanked: bool = False
+        self,
+        reference: Reference,
+        peers: Sequence[str] = (),
+        *,
+        recent_s: float = 0.0,
+        allow_yanked: bool = False,
     ) -> AsyncIterator[tuple[Resolved, Search]]:
         """What `reference` means, and a running search for who holds it.
 
         recent_s: a refresh of the publisher's metadata that young is good enough.
-        Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider and what else makes metadata untrusted.
+        Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider and what else makes
+        metadata untrusted.
         """
         match reference:
             case ContentReference(digest):
@@ -95,8 +112,12 @@ class Resolver:
             case PetnameReference() | ReleaseReference():
                 release = self.as_release(reference)
                 named = (*peers, *release.peers)
-                resolved, more = await self._resolve_name(reference, release, named, recent_s, allow_yanked)
-                async with self.search([(KeyKind.MANIFEST, resolved.digest)], (*named, *more)) as search:
+                resolved, more = await self._resolve_name(
+                    reference, release, named, recent_s, allow_yanked
+                )
+                async with self.search(
+                    [(KeyKind.MANIFEST, resolved.digest)], (*named, *more)
+                ) as search:
                     yield resolved, search
 
     def as_release(self, reference: PetnameReference | ReleaseReference) -> ReleaseReference:
@@ -113,9 +134,11 @@ class Resolver:
     async def refresh(
         self, publisher_id: str, named: Sequence[str], *, recent_s: float = 0.0
     ) -> tuple[FreshView, int, tuple[str, ...]]:
-        """The publisher's state, refreshed unless that was done lately: (view, peers that agreed, warnings).
+        """The publisher's state, refreshed unless that was done lately: (view, peers that agreed,
+        warnings).
 
-        What is held is used, with a warning, where nobody answers. Raises NoProvider where nothing is held either.
+        What is held is used, with a warning, where nobody answers. Raises NoProvider where nothing
+        is held either.
         """
         follower = self._publishers.follower(publisher_id)
         last_s = self._refreshed_s.get(publisher_id)
@@ -169,12 +192,16 @@ class Resolver:
             )
         notes = list(warnings)
         if view.state is not Freshness.FRESH:
-            notes.append(f"the publisher's last signed word is {view.state.value}: {view.fresh_until:%Y-%m-%d}")
+            notes.append(
+                f"the publisher's last signed word is {view.state.value}: {view.fresh_until:%Y-%m-%d}"
+            )
         if not own and 0 < peers_count < ANSWERS_FEW:
             notes.append(f"the publisher's newest word was seen from {peers_count} peer(s) only")
         text = str(replace(asked, version=statement.version))
         signer = self.signer_of(statement, view.state, peers_count)
-        return Resolved(statement.manifest_digest, text, statement, signer, tuple(notes)), view.peers
+        return Resolved(
+            statement.manifest_digest, text, statement, signer, tuple(notes)
+        ), view.peers
 
 
 def merge_addresses(named: Sequence[str]) -> list[PeerAddress]:

@@ -1,7 +1,9 @@
-"""A search for peers that may hold something: everyone named, everyone connected, everyone the DHT tells of.
+"""A search for peers that may hold something: everyone named, everyone connected, everyone the DHT
+tells of.
 
-A peer found is a hint until it has delivered one verified chunk. The search goes on as long as its `run` does, in rounds with
-growing pauses, because providers come and go; whoever needs peers waits on it.
+A peer found is a hint until it has delivered one verified chunk. The search goes on as long as its
+`run` does, in rounds with growing pauses, because providers come and go; whoever needs peers waits
+on it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import trio
 
 from p2phub.errors import NoProvider, P2phubError
 from p2phub.net.base import Network, PeerAddress, PeerId
+from p2phub.node.tasks import open_tasks
 
 ROUND_PAUSE_S, ROUND_PAUSE_MAX_S = 1.0, 30.0  # between rounds of the same search: doubled each time
 CANDIDATES_MAX = 256  # peers one search ever dials: hints are free to make
@@ -23,7 +26,9 @@ ENOUGH_COUNT = 8  # peers after which no further key is looked up
 class Search:
     """Peers for some keys. `found` grows while `run` runs; `exclude` takes a peer out for good."""
 
-    def __init__(self, network: Network, *, keys: Sequence[bytes], named: Iterable[PeerAddress] = ()) -> None:
+    def __init__(
+        self, network: Network, *, keys: Sequence[bytes], named: Iterable[PeerAddress] = ()
+    ) -> None:
         self._network = network
         self._keys = keys
         self._named = list(named)
@@ -42,7 +47,7 @@ class Search:
         pause_s = ROUND_PAUSE_S
         while True:
             self.add_connected()
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for address in self._named:
                     nursery.start_soon(self._try, address)
                 for number, key in enumerate(self._keys):

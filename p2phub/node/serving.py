@@ -1,7 +1,8 @@
 """Serves sessions that other peers opened: what is held, requests, upload slots, byte channels.
 
-All decisions about slots are `Uploads`'; this module tells it what happened and does what it says. Nothing leaves this node that was
-not verified in the same breath: a span's reader checks every chunk as it is sent.
+All decisions about slots are `Uploads`'; this module tells it what happened and does what it says.
+Nothing leaves this node that was not verified in the same breath: a span's reader checks every
+chunk as it is sent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from p2phub.core.swarm.actions import (
 )
 from p2phub.core.swarm.uploads import Uploads
 from p2phub.digest import Digest
-from p2phub.errors import ContentError, NotHeld, P2phubError, PeerTimeout, ProtocolViolation, StoreError
+from p2phub.errors import (
+    ContentError,
+    NotHeld,
+    P2phubError,
+    PeerTimeout,
+    ProtocolViolation,
+    StoreError,
+)
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.net.lane_events import (
     ChannelClosed,
@@ -33,6 +41,7 @@ from p2phub.net.lane_events import (
 )
 from p2phub.node.channels import Channels, OutgoingSpan, SendingChannel
 from p2phub.node.sessions import REQUESTS_MAX, Session
+from p2phub.node.tasks import open_tasks
 from p2phub.proto import protocols
 from p2phub.proto.limits import (
     INDEXES_PER_DELTA_MAX,
@@ -51,7 +60,6 @@ from p2phub.proto.messages import (
     Have,
     HaveDelta,
     Join,
-    LaneRefused,
     LaneTicket,
     LaneWanted,
     Message,
@@ -76,7 +84,13 @@ class Serving:
     """All sessions that others opened. `run` must run."""
 
     def __init__(
-        self, network: Network, store: Store, channels: Channels, rng: random.Random, *, slots_count: int
+        self,
+        network: Network,
+        store: Store,
+        channels: Channels,
+        rng: random.Random,
+        *,
+        slots_count: int,
     ) -> None:
         self._network = network
         self._store = store
@@ -85,7 +99,8 @@ class Serving:
         self._sessions: dict[str, _ServedSession] = {}
         self._numbers = itertools.count()
         self._changed = trio.Event()
-        self._disk = trio.CapacityLimiter(4)  # look-ups at once: a stranger's questions must not take all threads
+        # look-ups at once: a stranger's questions must not take all threads
+        self._disk = trio.CapacityLimiter(4)
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
@@ -115,7 +130,9 @@ class Serving:
 
     def members(self, manifest: Digest) -> list[PeerId]:
         """Peers that joined the swarm of a manifest, once each."""
-        return list(dict.fromkeys(s.peer for s in self._sessions.values() if manifest in s.manifests))
+        return list(
+            dict.fromkeys(s.peer for s in self._sessions.values() if manifest in s.manifests)
+        )
 
     @property
     def sessions_count(self) -> int:
@@ -172,7 +189,7 @@ class _ServedSession:
                 is_local = self._serving._channels.is_local(self._session.remote_host)
                 self._machine.on_peer(self._key, trio.current_time(), is_local=is_local)
                 self._serving.wake()
-                async with trio.open_nursery() as nursery:
+                async with open_tasks() as nursery:
                     nursery.start_soon(self._send)
                     nursery.start_soon(self._tell_news)
                     await self._receive(nursery)
@@ -185,7 +202,7 @@ class _ServedSession:
         if page in self._watched:
             self._news.setdefault(page, set()).update(indexes)
 
-    # ---- what the machine says -----------------------------------------------------------------------------------------
+    # ---- what the machine says -------------------------------------------------------------------
 
     def do(self, action: UploadAction) -> None:
         match action:
@@ -220,7 +237,7 @@ class _ServedSession:
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             pass
 
-    # ---- to the peer ---------------------------------------------------------------------------------------------------
+    # ---- to the peer -----------------------------------------------------------------------------
 
     async def _send(self) -> None:
         async for message in self._outbox:
@@ -237,7 +254,7 @@ class _ServedSession:
                         HaveDelta(page, tuple(ordered[start : start + INDEXES_PER_DELTA_MAX]))
                     )
 
-    # ---- from the peer -------------------------------------------------------------------------------------------------
+    # ---- from the peer ---------------------------------------------------------------------------
 
     async def _receive(self, nursery: trio.Nursery) -> None:
         while True:
@@ -275,7 +292,9 @@ class _ServedSession:
             case Bye():
                 self._scope.cancel()
             case _:
-                raise ProtocolViolation(f"a downloader sent {type(message).__name__}, which only an uploader may")
+                raise ProtocolViolation(
+                    f"a downloader sent {type(message).__name__}, which only an uploader may"
+                )
 
     async def _tell_held(self, page: Digest) -> None:
         if len(self._watched) >= PAGES_ASKED_MAX:
@@ -283,7 +302,9 @@ class _ServedSession:
         self._watched.add(page)
         self._news.pop(page, None)
         try:
-            bits = await trio.to_thread.run_sync(self._store.held, page, limiter=self._serving._disk)
+            bits = await trio.to_thread.run_sync(
+                self._store.held, page, limiter=self._serving._disk
+            )
         except ContentError:
             bits = None  # those bytes are here and are no page
         await self._outbox_send.send(Have(page, bits or b""))
@@ -316,18 +337,22 @@ class _ServedSession:
             raise ProtocolViolation("a session joined more swarms than one may")
         others = [peer for peer in self._serving.members(manifest) if peer != self.peer]
         self.manifests.add(manifest)
-        known = (self._serving._network.known_address(peer) for peer in others[-PEERS_PER_EXCHANGE_MAX:])
+        known = (
+            self._serving._network.known_address(peer) for peer in others[-PEERS_PER_EXCHANGE_MAX:]
+        )
         rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)
         if rows:
             self._say(Peers(manifest, rows))
 
-    # ---- the byte channel ----------------------------------------------------------------------------------------------
+    # ---- the byte channel ------------------------------------------------------------------------
 
     async def _dial_lane(self, ticket: LaneTicket) -> None:
         """The downloader could not reach our listener and offers its own."""
         if self._channel is None:
             try:
-                channel = await self._serving._channels.open_sending(ticket, self._session, self._on_event)
+                channel = await self._serving._channels.open_sending(
+                    ticket, self._session, self._on_event
+                )
             except P2phubError:
                 return  # it will fall back to a stream
             self._on_channel(channel)

@@ -39,7 +39,10 @@ class Session:
         return self._stream.remote_host
 
     async def greet(self) -> None:
-        """Say hello and wait for the other's. Raises PeerTimeout, ProtocolViolation or StreamClosed."""
+        """Say hello and wait for the other's.
+
+        Raises PeerTimeout, ProtocolViolation or StreamClosed.
+        """
         with trio.move_on_after(GREETING_TIMEOUT_S):
             await self.send(Hello(f"p2phub/{__version__}", REQUESTS_MAX))
             answer = await self.receive()
@@ -50,7 +53,10 @@ class Session:
         raise PeerTimeout("a peer opened a session and did not greet")
 
     async def send(self, *messages: Message) -> None:
-        """Send `messages` in order, as one write. Raises StreamClosed, or PeerTimeout if the peer does not read."""
+        """Send `messages` in order, as one write.
+
+        Raises StreamClosed, or PeerTimeout if the peer does not read.
+        """
         data = b"".join(frame(encode_message(message)) for message in messages)
         async with self._send_lock:
             with trio.move_on_after(SEND_TIMEOUT_S):
@@ -59,7 +65,10 @@ class Session:
         raise PeerTimeout("a peer stopped reading its session")
 
     async def receive(self) -> Message | None:
-        """The next message, or None when the peer has closed its side. Raises ProtocolViolation, StreamClosed."""
+        """The next message, or None when the peer has closed its side.
+
+        Raises ProtocolViolation, StreamClosed.
+        """
         while not self._ready:
             data = await self._stream.receive(FRAME_BYTES_MAX)
             if not data:

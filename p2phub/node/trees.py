@@ -1,7 +1,9 @@
-"""What a digest names, as a tree of files: a release's manifest with its pages, one object, or one chunk.
+"""What a digest names, as a tree of files: a release's manifest with its pages, one object, or one
+chunk.
 
-Everything here works on documents; no payload is asked for, except that a file of one chunk named by a bare content id is its own
-document. Documents are gathered level by level, because each level names the next.
+Everything here works on documents; no payload is asked for, except that a file of one chunk named
+by a bare content id is its own document. Documents are gathered level by level, because each level
+names the next.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Tree:
         return chosen
 
 
-async def load_tree(digest: Digest, documents: Documents, store: Store, search: Search, what: str) -> Tree:
+async def load_tree(
+    digest: Digest, documents: Documents, store: Store, search: Search, what: str
+) -> Tree:
     """The tree that `digest` names, its documents fetched where they are lacking.
 
     Raises NoProvider, MalformedDocument, HostilePath.
@@ -94,24 +98,36 @@ async def hold_chunk_lists(
 def record_of(store: Store, file: FileRecord) -> ObjectRecord:
     """The record of a file of several chunks; blocks on the disk.
 
-    Raises NotHeld, and MalformedDocument where the record contradicts what its manifest says of the file.
+    Raises NotHeld, and MalformedDocument where the record contradicts what its manifest says of the
+    file.
     """
     record = ObjectRecord.decode(store.get(file.object))
-    if (record.size, record.sha256, record.chunk_count) != (file.size, file.sha256, file.chunk_count):
-        raise MalformedDocument(f"the manifest and the object record disagree on {file.path!r}", path=file.path)
+    if (record.size, record.sha256, record.chunk_count) != (
+        file.size,
+        file.sha256,
+        file.chunk_count,
+    ):
+        raise MalformedDocument(
+            f"the manifest and the object record disagree on {file.path!r}", path=file.path
+        )
     return record
 
 
 def page_lengths(
     store: Store, tree: Tree, files: Sequence[FileRecord]
 ) -> Iterator[tuple[Digest, array[int]]]:
-    """Every page that lists chunks of `files`, in manifest order: its digest, and per entry the bytes to fetch.
+    """Every page that lists chunks of `files`, in manifest order: its digest, and per entry the
+    bytes to fetch.
 
-    An entry of length 0 is not part of the selection. Blocks on the disk; documents must be held. Raises NotHeld.
+    An entry of length 0 is not part of the selection. Blocks on the disk; documents must be held.
+    Raises NotHeld.
     """
-    listed: set[Digest] = set()  # pages and chunks already in the plan: equal files are fetched once
+    # pages and chunks already in the plan: equal files are fetched once
+    listed: set[Digest] = set()
     chosen = {file.path for file in files}
-    for reference, page in zip(tree.manifest.pages if tree.manifest else (), tree.pages, strict=True):
+    for reference, page in zip(
+        tree.manifest.pages if tree.manifest else (), tree.pages, strict=True
+    ):
         singles = array("I", bytes(4 * len(page.files)))
         for index, file in enumerate(page.files):
             if file.path in chosen and file.chunk_count == 1 and file.object not in listed:
@@ -136,7 +152,9 @@ def _segment_lengths(
     for reference in record_of(store, file).segments:
         segment = Segment.decode(store.get(reference.digest))
         if len(segment) != reference.chunk_count or segment.data_size != reference.data_size:
-            raise MalformedDocument(f"a segment of {file.path!r} is not what its record says", path=file.path)
+            raise MalformedDocument(
+                f"a segment of {file.path!r} is not what its record says", path=file.path
+            )
         if reference.digest not in listed:
             listed.add(reference.digest)
             yield reference.digest, segment.lengths

@@ -1,0 +1,305 @@
+"""What this node holds and knows, for people: releases, their files, their signers, whether every
+byte is still right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from p2phub.core.trust.releases import ReleaseStatement
+from p2phub.core.trust.versions import parse_version
+from p2phub.digest import Digest, Sha256
+from p2phub.errors import CorruptChunk, NotHeld, P2phubError
+from p2phub.node.api import (
+    Fault,
+    FileView,
+    Progress,
+    ProgressSink,
+    ReleaseSummary,
+    ReleaseView,
+    Signer,
+    Verified,
+    VersionsView,
+    VersionView,
+)
+from p2phub.node.documents import Documents
+from p2phub.node.publishers import Publishers
+from p2phub.node.resolving import Resolver
+from p2phub.node.trees import Tree, held_tree, load_tree, record_of
+from p2phub.proto.content import Segment
+from p2phub.proto.content_id import content_id_text
+from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.proto.manifest import FileRecord, Manifest
+from p2phub.proto.messages import Run
+from p2phub.proto.names import ContentReference, PetnameReference, Reference, ReleaseReference
+from p2phub.store.base import ObjectState, Release, Store
+from p2phub.trust.petnames import Petnames
+
+RECENT_S = 60.0  # metadata this young is good enough for a look
+VERIFY_PROGRESS_BYTES = 16 << 20
+
+
+class Library:
+    """The looking half of a node."""
+
+    def __init__(
+        self,
+        store: Store,
+        documents: Documents,
+        resolver: Resolver,
+        publishers: Publishers,
+        petnames: Petnames,
+    ) -> None:
+        self._store = store
+        self._documents = documents
+        self._resolver = resolver
+        self._publishers = publishers
+        self._petnames = petnames
+
+    async def show(self, reference: Reference, peers: Sequence[str]) -> ReleaseView:
+        """As NodeApi.show."""
+        async with self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search):
+            tree = await load_tree(
+                resolved.digest, self._documents, self._store, search, resolved.text
+            )
+            providers = tuple(str(peer) for peer in search.found)
+        views = await trio.to_thread.run_sync(self._file_views, tree)
+        manifest = tree.manifest
+        return ReleaseView(
+            reference=resolved.text,
+            manifest=tree.digest,
+            content_id=content_id_text(tree.digest),
+            kind="dataset" if manifest is not None and manifest.kind == "dataset" else "model",
+            license=manifest.license if manifest else "",
+            tags=manifest.tags if manifest else (),
+            base=manifest.base if manifest else (),
+            datasets=manifest.datasets if manifest else (),
+            card=manifest.card if manifest else "",
+            data_size=tree.data_size,
+            files=views,
+            signer=resolved.signer
+            or await trio.to_thread.run_sync(self._known_signer, tree.digest),
+            providers=providers,
+        )
+
+    async def versions(
+        self, reference: PetnameReference | ReleaseReference, peers: Sequence[str]
+    ) -> VersionsView:
+        """As NodeApi.versions."""
+        release = self._resolver.as_release(reference)
+        named = (*peers, *release.peers)
+        async with self._resolver.open(
+            replace(reference, version=None), named, recent_s=RECENT_S, allow_yanked=True
+        ) as (resolved, _):
+            signer = resolved.signer
+        follower = self._publishers.follower(release.publisher_id)
+        statements = [
+            s for s in await trio.to_thread.run_sync(follower.releases) if s.name == release.name
+        ]
+        statements.sort(key=lambda s: parse_version(s.version), reverse=True)
+        return VersionsView(
+            publisher_id=release.publisher_id,
+            petname=signer.petname if signer else None,
+            name=release.name,
+            freshness=signer.freshness if signer else "unknown",
+            versions=tuple(
+                VersionView(
+                    version=s.version,
+                    manifest=s.manifest_digest,
+                    status=s.status.value,
+                    reason=s.reason,
+                )
+                for s in statements
+            ),
+        )
+
+    async def releases(self) -> tuple[ReleaseSummary, ...]:
+        """As NodeApi.releases."""
+        return await trio.to_thread.run_sync(self._summaries)
+
+    async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
+        """As NodeApi.verify."""
+        digest, text, signer = await self._held_digest(reference)
+        tree = await trio.to_thread.run_sync(held_tree, self._store, digest)
+        done_bytes = missing_bytes = 0
+        faults: list[Fault] = []
+        for file in tree.files:
+            progress(Progress("verify", done_bytes, tree.data_size, note=file.path))
+            checked_bytes, fault = await trio.to_thread.run_sync(self._verify_file, file)
+            done_bytes += checked_bytes
+            missing_bytes += file.size - checked_bytes
+            if fault is not None:
+                faults.append(fault)
+        progress(Progress("verify", done_bytes, tree.data_size))
+        return Verified(
+            reference=text,
+            content_id=content_id_text(digest),
+            file_count=len(tree.files),
+            data_size=done_bytes,
+            missing_bytes=missing_bytes,
+            faults=tuple(faults),
+            signer=signer,
+        )
+
+    # ---- in worker threads -----------------------------------------------------------------------
+
+    async def _held_digest(self, reference: Reference) -> tuple[Digest, str, Signer | None]:
+        """What a reference means by what is held here, without asking anybody."""
+        if isinstance(reference, ContentReference):
+            return reference.digest, str(reference), None
+        if isinstance(reference, PetnameReference | ReleaseReference):
+            release = self._resolver.as_release(reference)
+            follower = self._publishers.follower(release.publisher_id)
+            statement = await trio.to_thread.run_sync(
+                lambda: follower.resolve(release.name, release.version, time.time(), True)
+            )
+            view = await trio.to_thread.run_sync(follower.known, time.time())
+            signer = self._resolver.signer_of(statement, view.state, 0)
+            return (
+                statement.manifest_digest,
+                f"{str(reference).partition('@')[0]}@{statement.version}",
+                signer,
+            )
+        digest = await trio.to_thread.run_sync(self._store.object_by_sha256, reference.sha256)
+        if digest is None:
+            raise NotHeld(f"no complete file with {reference} is held here")
+        return digest, str(reference), None
+
+    def _verify_file(self, file: FileRecord) -> tuple[int, Fault | None]:
+        """Bytes that were read and compared, and what is wrong."""
+        if file.size == 0:
+            return 0, None
+        if not file.has_record:
+            try:
+                self._store.get(file.object)
+            except NotHeld:
+                return 0, None
+            except CorruptChunk as error:
+                return 0, Fault(path=file.path, reason=str(error))
+            return file.size, None
+        checked_bytes = 0
+        whole = Sha256()
+        is_whole = True
+        try:
+            record = record_of(self._store, file)
+            buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+            for reference in record.segments:
+                lengths = Segment.decode(self._store.get(reference.digest)).lengths
+                missing = set(self._store.missing(reference.digest))
+                for index, size in enumerate(lengths):
+                    if index in missing:
+                        is_whole = False
+                        continue
+                    reader = self._store.span_reader((Run(reference.digest, index, index + 1),))
+                    reader.read(0, 1, buffer[:size])
+                    checked_bytes += size
+                    if is_whole:
+                        whole.update(buffer[:size])
+        except NotHeld:
+            return checked_bytes, None
+        except P2phubError as error:
+            return checked_bytes, Fault(path=file.path, reason=str(error))
+        if is_whole and whole.digest() != file.sha256:
+            return checked_bytes, Fault(
+                path=file.path, reason="its SHA-256 is not what the release states"
+            )
+        return checked_bytes, None
+
+    def _file_views(self, tree: Tree) -> tuple[FileView, ...]:
+        views = []
+        for file in tree.files:
+            status = self._store.status(file.object) if file.size else None
+            views.append(
+                FileView(
+                    path=file.path,
+                    size=file.size,
+                    sha256=file.sha256,
+                    object=file.object,
+                    held_bytes=status.held_bytes if status else 0,
+                    complete=file.size == 0
+                    or (status is not None and status.state is ObjectState.COMPLETE),
+                )
+            )
+        return tuple(views)
+
+    def _known_signer(self, manifest: Digest) -> Signer | None:
+        for statement in self._statements():
+            if statement.manifest_digest == manifest:
+                try:
+                    view = self._publishers.follower(statement.publisher_id).known(time.time())
+                except P2phubError:
+                    return None
+                return self._resolver.signer_of(statement, view.state, 0)
+        return None
+
+    def _statements(self) -> list[ReleaseStatement]:
+        """All that named publishers have signed, as far as it is here."""
+        ids = dict.fromkeys(entry.publisher_id for entry in self._petnames.list())
+        return [s for id in ids for s in self._publishers.follower(id).releases()]
+
+    def _summaries(self) -> tuple[ReleaseSummary, ...]:
+        rows: dict[Digest, Release] = {}
+        for release in self._store.releases():
+            rows.setdefault(release.manifest, release)
+        found = []
+        signed: set[Digest] = set()
+        for statement in self._statements():
+            held = rows.get(statement.manifest_digest)
+            signed.add(statement.manifest_digest)
+            found.append(self._summary(statement.manifest_digest, statement, held))
+        found += [
+            self._summary(manifest, None, release)
+            for manifest, release in rows.items()
+            if manifest not in signed
+        ]
+        return tuple(sorted(found, key=lambda summary: summary.reference))
+
+    def _summary(
+        self, digest: Digest, statement: ReleaseStatement | None, held: Release | None
+    ) -> ReleaseSummary:
+        names = self._petnames.names_of(statement.publisher_id) if statement else ()
+        text = content_id_text(digest)
+        reference = (
+            f"{names[0]}/{statement.name}@{statement.version}" if statement and names else text
+        )
+        manifest: Manifest | None = None
+        held_bytes, complete = 0, False
+        try:
+            tree = held_tree(self._store, digest)
+            manifest = tree.manifest
+            views = self._file_views(tree)
+            held_bytes = sum(view.held_bytes for view in views)
+            complete = all(view.complete for view in views)
+        except P2phubError:
+            pass  # its documents are not here: it is only known
+        state = "known"
+        if held is not None and held.origin == "published":
+            state = "published"
+        elif complete:
+            state = "complete"
+        elif held_bytes:
+            state = "partial"
+        path: Path | None = held.path if held else None
+        return ReleaseSummary(
+            reference=reference,
+            manifest=digest,
+            content_id=text,
+            publisher_id=statement.publisher_id if statement else None,
+            petname=names[0] if names else None,
+            name=statement.name if statement else None,
+            version=statement.version if statement else None,
+            kind=None
+            if manifest is None
+            else ("dataset" if manifest.kind == "dataset" else "model"),
+            license=manifest.license if manifest else "",
+            file_count=manifest.file_count if manifest else 0,
+            data_size=manifest.data_size if manifest else 0,
+            held_bytes=held_bytes,
+            state=state,
+            path=path,
+        )
