@@ -91,7 +91,7 @@ async def serve_gateway(
     async def serve(stream: _ClientStream) -> None:
         try:
             # Any: hypercorn's types know trio's own streams only; it uses what _ClientStream has.
-            server: Any = TCPServer(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            server: Any = _Connection(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
             await server
         except Exception:
             log.exception("a connection of the gateway failed")
@@ -136,6 +136,16 @@ def _config() -> Config:
     config.errorlog = logging.getLogger("p2phub.gateway.http")
     config.websocket_max_message_size = 0
     return config
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection, which otherwise keeps its place until the idle timeout after its
+    client left.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 class _ClientStream(trio.abc.HalfCloseableStream):

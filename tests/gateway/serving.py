@@ -94,7 +94,9 @@ class Served:
         return await trio.open_tcp_stream(address.hostname, address.port)
 
     async def send_raw(self, data: bytes) -> bytes:
-        """All that comes back for some bytes, until the gateway closes or is silent for a second."""
+        """All that comes back for some bytes, until the gateway closes or is silent for a
+        second.
+        """
         received = bytearray()
         async with await self.connect() as stream:
             await stream.send_all(data)

@@ -102,7 +102,9 @@ async def test_a_range_past_the_end_is_416_with_the_size(tmp_path: Path, header:
     assert "x-error-code" in reply.headers
 
 
-@pytest.mark.parametrize("header", ["bytes=5-1", "bytes=a-b", "lines=0-1", "bytes=0-1,4-5", "bytes=-"])
+@pytest.mark.parametrize(
+    "header", ["bytes=5-1", "bytes=a-b", "lines=0-1", "bytes=0-1,4-5", "bytes=-"]
+)
 async def test_a_range_that_makes_no_sense_is_ignored(tmp_path: Path, header: str) -> None:
     world = World()
     data = write_model(tmp_path)["weights/model.safetensors"]
@@ -220,7 +222,9 @@ async def test_a_version_a_commit_and_main_are_revisions(tmp_path: Path) -> None
             assert (reply.status, json.loads(reply.body)["sha"]) == (200, commit), revision
         for revision in ("9.9", "nonsense", "0" * 40, "refs%2Fpr%2F1"):
             reply = await served.ask(f"/api/models/lab/tiny/revision/{revision}")
-            assert (reply.status, reply.headers["x-error-code"]) == (404, "RevisionNotFound"), revision
+            assert (reply.status, reply.headers["x-error-code"]) == (404, "RevisionNotFound"), (
+                revision
+            )
 
 
 async def test_a_release_is_found_by_its_content_id_and_by_its_publisher_id(tmp_path: Path) -> None:

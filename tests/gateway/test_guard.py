@@ -42,7 +42,9 @@ async def test_names_of_this_machine_are_answered(host: str) -> None:
         assert (await served.ask("/healthz", Host=host)).status == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1", "http://localhost:1"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1", "http://localhost:1"]
+)
 async def test_a_page_from_elsewhere_is_refused(origin: str) -> None:
     async with serving(MemoryNode(World())) as served:
         reply = await served.ask("/api/models", Origin=origin)
@@ -126,7 +128,7 @@ async def test_a_declared_body_that_is_too_long_is_refused(tmp_path: Path) -> No
 async def test_a_malformed_head_is_refused_and_the_connection_closed(lines: bytes) -> None:
     async with serving(MemoryNode(World())) as served:
         answer = await served.send_raw(b"POST / HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n")
-        assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 501"), answer[:100]
+        assert answer[9:12] in (b"400", b"403", b"501"), answer[:100]
         assert (await served.ask("/healthz")).status == 200
 
 
@@ -145,7 +147,9 @@ async def test_a_megabyte_of_headers_is_refused() -> None:
         async with await served.connect() as stream:
             with trio.fail_after(5):
                 try:
-                    await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * (1 << 20))
+                    await stream.send_all(
+                        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * (1 << 20)
+                    )
                     answer = await stream.receive_some()
                 except trio.BrokenResourceError:
                     answer = b""

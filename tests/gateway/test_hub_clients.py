@@ -1,4 +1,6 @@
-"""Unmodified huggingface_hub, in a process of its own, reads a release that this node only knows."""
+"""Unmodified huggingface_hub, in a process of its own, reads a release that this node only
+knows.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,13 @@ async def test_hf_download_gets_a_model_byte_for_byte(tmp_path: Path) -> None:
         # Again, and into a folder: nothing is fetched from peers twice.
         held = len(node.held)
         await run(
-            served, tmp_path / "other", str(HF), "download", "lab/tiny", "--local-dir", str(tmp_path / "out")
+            served,
+            tmp_path / "other",
+            str(HF),
+            "download",
+            "lab/tiny",
+            "--local-dir",
+            str(tmp_path / "out"),
         )
         assert files_in(tmp_path / "out") == files and len(node.held) == held
 
@@ -97,7 +105,7 @@ found["files"] = sorted(api.list_repo_files("lab/tiny"))
 found["sizes"] = {i.path: i.size for i in api.get_paths_info("lab/tiny", ["config.json", "weights"]) if hasattr(i, "size")}
 found["refs"] = [tag.name for tag in api.list_repo_refs("lab/tiny").tags]
 found["exists"] = [api.file_exists("lab/tiny", "config.json"), api.file_exists("lab/tiny", "absent")]
-found["glob"] = HfFileSystem().glob("lab/tiny/**.safetensors")
+found["glob"] = HfFileSystem().glob("lab/tiny/**/*.safetensors")
 with HfFileSystem().open("lab/tiny/weights/model.safetensors", "rb") as file:
     file.seek(200_000)
     found["part"] = len(file.read(1000))
