@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from p2phub.digest import Digest, digest
-from p2phub.errors import NotHeld, StoreFailed, StoreNewer, TooLarge
+from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, StoreNewer, TooLarge
 from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.proto.manifest import FileRecord
+from p2phub.proto.manifest import FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
 from p2phub.store.base import (
@@ -39,6 +40,8 @@ from p2phub.store.objects import StoredObject
 from p2phub.store.packs import Packs
 from p2phub.store.parts import Parts
 from p2phub.store.placing import Placing
+from p2phub.store.rebuild import Rebuild, index_packs
+from p2phub.store.reuse import Reuse
 from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
 from p2phub.store.taking import Taking
 
@@ -54,8 +57,10 @@ class DiskStore:
         """Open the store below `root`, or make one. Raises StoreNewer, StoreFull, StoreFailed."""
         self._files = files or FileSystem()
         self._folder = folder = StoreFolder(root.absolute())
-        _prepare(self._files, folder)
-        self._index = Index(folder.index, self._files)
+        is_new = _prepare(self._files, folder)
+        self._index, is_empty = _open_index(self._files, folder)
+        if is_empty and not is_new:
+            index_packs(self._index, self._files, folder)
         packs = Packs(folder, self._files, self._index.pack_ends())
         self._holdings = Holdings(folder, self._files, self._index, packs)
         self._journal = Journal(folder.journal, self._files)
@@ -63,6 +68,8 @@ class DiskStore:
         self._taking = Taking(self._holdings, self._journal)
         self._placing = Placing(self._holdings)
         self._packs = packs
+        if is_empty and not is_new:
+            Rebuild(self._holdings, self._journal).run()
         self._recover()
 
     # ---- single chunks and documents
@@ -112,7 +119,12 @@ class DiskStore:
         self._parts.open(object, folder)
 
     def reuse(self, object: Digest) -> int:
-        return 0
+        found = self._holdings.named(object)
+        if found is None or found.row.kind != "part":
+            if found is not None and found.is_whole:
+                return 0
+            raise NotHeld(f"no part is open for the object {object.hex()}", object=object.hex())
+        return Reuse(self._holdings, self._parts, found).run()
 
     def checkpoint_due(self, now: float) -> bool:
         return self._parts.is_due(now)
@@ -137,12 +149,15 @@ class DiskStore:
         found = self._holdings.named(object)
         if found is not None:
             return self._status(found)
-        location = self._packs.pending(object) or self._index.locate(object)
-        if location is None:
+        sha256 = self._index.sha256_of_small(object)
+        try:
+            chunk = self._holdings.get(object)
+        except (NotHeld, CorruptChunk):
             return None
-        sha256 = self._index.sha256_of_small(object) or b""
-        state = ObjectState.COMPLETE if sha256 else ObjectState.PARTIAL
-        return ObjectStatus(object, location.length, sha256, 1, 1, location.length, state, None)
+        if sha256 is None and document_kind(chunk) == "object":
+            return None  # only the record is held, no part is open
+        state = ObjectState.PARTIAL if sha256 is None else ObjectState.COMPLETE
+        return ObjectStatus(object, len(chunk), sha256 or b"", 1, 1, len(chunk), state, None)
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for id in self._index.object_ids("chunk_count > 1 AND size >= ?", (size_min,)):
@@ -337,8 +352,28 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _prepare(files: FileSystem, folder: StoreFolder) -> None:
-    """Refuse what can't be used, else make the folders. Nothing is changed before the version was read."""
+def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
+    """The index, and whether it is empty because there was none or it was damaged, and so was set aside."""
+    is_empty = not folder.index.exists()
+    if not is_empty:
+        try:
+            return Index(folder.index, files), False
+        except StoreFailed as error:
+            if error.facts.get("reason") not in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+                raise
+    stem = f"{folder.index.name}-{time.time_ns()}"
+    for suffix in ("", "-wal", "-shm"):
+        path = folder.index.with_name(folder.index.name + suffix)
+        if path.exists():
+            files.rename(path, folder.quarantine / (stem + suffix))
+    return Index(folder.index, files), True
+
+
+def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
+    """Refuse what can't be used, else make the folders; whether the store is new.
+
+    Nothing is changed before the version was read.
+    """
     try:
         text = folder.version.read_text("utf-8", "replace")
     except FileNotFoundError:
@@ -380,3 +415,4 @@ def _prepare(files: FileSystem, folder: StoreFolder) -> None:
         finally:
             files.close(file)
         files.sync_folder(folder.root)
+    return not text

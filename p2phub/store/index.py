@@ -30,6 +30,7 @@ READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly a
 VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
 SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
 SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
+CANDIDATES_MAX = 16  # places of one chunk that are tried: zeros are in every file
 _STAMP = struct.Struct(">QQQqq")
 
 _SCHEMA = """
@@ -54,7 +55,7 @@ CREATE TABLE bits(
 ) WITHOUT ROWID;
 CREATE TABLE sample(
     key INTEGER NOT NULL, object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, chunk INTEGER NOT NULL,
-    PRIMARY KEY(key, object, chunk)
+    PRIMARY KEY(key, object)
 ) WITHOUT ROWID;
 CREATE TABLE small_file(sha256 BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(sha256, digest)) WITHOUT ROWID;
 CREATE INDEX small_file_digest ON small_file(digest);
@@ -310,7 +311,8 @@ class Index:
             keys = [sample_key(name) for name in names[start : start + VARIABLES_MAX]]
             marks = ",".join("?" * len(keys))
             for key, object, chunk in self._rows(
-                f"SELECT key, object, chunk FROM sample WHERE key IN ({marks})",  # noqa: S608
+                f"SELECT key, object, chunk FROM sample WHERE key IN ({marks})"  # noqa: S608
+                f" LIMIT {len(keys) * CANDIDATES_MAX}",
                 keys,
             ):
                 found.setdefault(key, []).append((object, chunk))

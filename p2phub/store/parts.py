@@ -228,13 +228,18 @@ class Parts:
     def checkpoint(self) -> Durable:
         """See `Store.checkpoint`."""
         with self._checkpointing:
+            self.sync()
+            found, self._durable = self._durable, []
+            return found
+
+    def sync(self) -> None:
+        """Make all that was written durable; the next checkpoint reports it."""
+        with self._checkpointing:
             with self._lock:
                 dirty, self._dirty = list(self._dirty.values()), {}
                 packed, self._packed = self._packed, {}
                 self._dirty_bytes, self._dirty_since = 0, None
             self._checkpoint(dirty, list(packed.items()))
-            found, self._durable = self._durable, []
-            return found
 
     def commit_packs(self) -> None:
         """Make what lies in the packs durable, and nothing else. What another thread made durable meanwhile is not done twice."""
@@ -335,7 +340,7 @@ class Parts:
     def finish(self, object: StoredObject, place: Place | None) -> Placement:
         """See `Store.finish`; the object is no complete one."""
         with self._checkpointing:
-            self._durable[:0] = self.checkpoint()
+            self.sync()
             with object.lock:
                 row = object.row
                 if row.state is ObjectState.CONDEMNED:
@@ -420,6 +425,7 @@ class Parts:
                         f"{target} exists with other content: nothing was overwritten", path=str(target)
                     ) from None
                 files.remove(source)
+                self._holdings.replaced(object)  # from now on the file that was there is read
             tree.sync_to(place.path)
             stamp = tree.stamp(place.path)
         files.sync_folder(source.parent)
@@ -486,7 +492,7 @@ class Parts:
     def close(self) -> None:
         with self._checkpointing:
             try:
-                self.checkpoint()
+                self.sync()
             finally:
                 for object in list(self._writers.values()):
                     self.release(object)

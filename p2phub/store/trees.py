@@ -6,6 +6,7 @@ Only the way to the folder itself is the user's word and may pass links. Paths b
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from types import TracebackType
 from p2phub.digest import Sha256
 from p2phub.errors import DestinationExists, StoreError
 from p2phub.store.base import FileStamp
-from p2phub.store.file_system import FileSystem, failures
+from p2phub.store.file_system import FileSystem, failure, failures
 
 READ_BYTES = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -51,14 +52,17 @@ class Tree:
         Raises DestinationExists where a link or a file is in the way; FileNotFoundError if `make` is false and one lacks.
         """
         *above, name = path.split("/")
-        folder = os.dup(self._root)
+        opened: list[int] = []
         try:
+            folder = self._root
             for at, component in enumerate(above):
                 folder = self._step(folder, component, "/".join(above[:at]), make)
+                opened.append(folder)
             self._made.add("/".join(above))
             yield folder, name
         finally:
-            os.close(folder)
+            for file in opened:
+                os.close(file)
 
     def status(self, path: str) -> os.stat_result | None:
         """lstat of `path`; None if nothing is there."""
@@ -109,32 +113,32 @@ class Tree:
             self._files.sync_folder(self.folder / path)
 
     def _step(self, folder: int, component: str, above: str, make: bool) -> int:
+        """The folder `component` of an open folder."""
         path = self.folder / above / component
+        flags = _FOLDER | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            for is_last_try in (False, True):
+            try:
+                return os.open(component, flags, dir_fd=folder)
+            except FileNotFoundError:
+                if not make:
+                    raise
+            with failures(path):
+                self._files.reach("mkdir", path)
                 try:
-                    return os.open(
-                        component, _FOLDER | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-                    )
-                except FileNotFoundError:
-                    if not make or is_last_try:
-                        raise
-                    with failures(path):
-                        self._files.reach("mkdir", path)
-                        try:
-                            os.mkdir(component, dir_fd=folder)
-                        except FileExistsError:
-                            pass
-                    self._made.add(above)
-            raise AssertionError
-        except (NotADirectoryError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
+                    os.mkdir(component, dir_fd=folder)
+                except FileExistsError:
+                    pass  # another thread was faster
+            self._made.add(above)
+            return os.open(component, flags, dir_fd=folder)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise failure(error, path) from error
             raise DestinationExists(
-                f"{path} is in the way: a folder must be there. Nothing was overwritten", path=str(path)
+                f"{path} is in the way: a folder must be there. Nothing was overwritten",
+                path=str(path),
             ) from None
-        finally:
-            os.close(folder)
 
 
 def remove_tree(folder: Path) -> None:

@@ -1,0 +1,200 @@
+"""Making the index again from what it was an index of: packs, whole files, parts and the journal.
+
+Whole files of the store are believed by their place: they got there only after their SHA-256 was recomputed, and each read
+verifies. Files of the user's are believed if their stamp is the journal's. Parts are read whole, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from p2phub.digest import DIGEST_BYTES, Digest, digest, sha256
+from p2phub.errors import ContentError, NotHeld, StoreError
+from p2phub.proto.content import ObjectRecord
+from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.store.base import FileStamp, ObjectState, Release
+from p2phub.store.file_system import FileSystem
+from p2phub.store.holdings import Holdings
+from p2phub.store.index import Index, ObjectRow, SegmentRow
+from p2phub.store.journal import Journal
+from p2phub.store.objects import StoredObject, segment_rows
+from p2phub.store.packs import Location, numbers, scan
+from p2phub.store.parts import samples
+from p2phub.paths import StoreFolder
+
+CHUNKS_PER_COMMIT = 4096
+
+
+def index_packs(index: Index, files: FileSystem, folder: StoreFolder) -> None:
+    """Find every chunk that lies whole in a pack."""
+    found = numbers(os.listdir(folder.packs))
+    for number in found:
+        group: list[tuple[Digest, Location]] = []
+        end = 0
+        for name, location in scan(files, folder, number):
+            group.append((name, location))
+            end = location.offset + location.length
+            if len(group) >= CHUNKS_PER_COMMIT:
+                with index.transaction() as change:
+                    change.add_chunks(group, {number: end})
+                group = []
+        with index.transaction() as change:
+            change.add_chunks(group, {number: end})
+    if found:
+        # What lies behind the last record that is whole stays as it is: go on in a new pack.
+        with index.transaction() as change:
+            change.add_chunks([], {found[-1] + 1: 0})
+
+
+class Rebuild:
+    """Objects, releases and pins for an index that has the packs already."""
+
+    def __init__(self, holdings: Holdings, journal: Journal) -> None:
+        self._holdings = holdings
+        self._journal = journal
+
+    def run(self) -> None:
+        """Never raises for one bad thing: what can't be understood is left where it is, and not held."""
+        folder = self._holdings.folder
+        adopted: dict[str, dict[str, Any]] = {}
+        parts = {folder.parts / name: name for name in _listed(folder.parts)}
+        for entry in self._journal.read():
+            try:
+                match entry.get("do"):
+                    case "adopt":
+                        adopted[str(entry["object"])] = entry
+                    case "part":
+                        parts[Path(str(entry["path"]))] = str(entry["object"])
+                    case _:
+                        self._release(entry)
+            except (KeyError, ValueError, TypeError):
+                continue
+        for above in _listed(folder.data):
+            for text in _listed(folder.data / above):
+                self._whole(text, folder.data / above / text, "data", None)
+        for text, entry in adopted.items():
+            path = Path(str(entry["path"]))
+            try:
+                stamp = FileStamp.of(os.lstat(path))
+                if list(entry["stamp"]) == [
+                    stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns
+                ]:  # fmt: skip
+                    self._whole(text, path, "adopted", stamp)
+            except (OSError, KeyError, TypeError):
+                continue
+        for path, text in parts.items():
+            self._part(text, path)
+
+    def _release(self, entry: dict[str, Any]) -> None:
+        with self._holdings.index.transaction() as change:
+            match entry["do"]:
+                case "keep":
+                    path = entry["path"]
+                    change.put_release(
+                        Release(
+                            _name(entry["manifest"]), str(entry["name"]), str(entry["origin"]),
+                            None if path is None else Path(path), str(entry["method"]),
+                            float(entry["added_s"]), bool(entry["pinned"]),
+                        )  # fmt: skip
+                    )
+                case "let go":
+                    change.drop_release(_name(entry["manifest"]), entry["name"])
+                case "pin":
+                    change.pin(_name(entry["manifest"]), bool(entry["pinned"]))
+
+    def _whole(self, text: str, path: Path, kind: str, stamp: FileStamp | None) -> None:
+        try:
+            name = _name(text)
+            size = os.lstat(path).st_size
+            described = self._described(name, path, size)
+        except (ValueError, OSError, StoreError, ContentError):
+            return
+        if described is None:
+            return
+        claim, chunk_count, segments = described
+        row = ObjectRow(
+            0, name, size, claim, chunk_count, ObjectState.COMPLETE, kind,
+            path if kind == "adopted" else None, None, stamp,
+        )  # fmt: skip
+        self._add(row, segments)
+
+    def _part(self, text: str, path: Path) -> None:
+        try:
+            name = _name(text)
+            record = ObjectRecord.decode(self._holdings.get(name))
+            segments = segment_rows(record)
+            if os.lstat(path).st_size != record.size or self._holdings.named(name) is not None:
+                return
+        except (ValueError, OSError, StoreError, ContentError):
+            return
+        is_own = path == self._holdings.folder.part(name)
+        row = ObjectRow(
+            0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL, "part",
+            None if is_own else path, None, None,
+        )  # fmt: skip
+        object = self._add(row, segments)
+        if object is None:
+            return
+        for segment in segments:
+            right = self._right(object, segment)
+            with self._holdings.index.transaction() as change:
+                object.mark_written(segment, right)
+                object.mark_durable({segment.number: right})
+                object.pending = {}
+                change.put_bits(object.row.id, [(segment.number, object.durable[segment.number])])
+                change.add_samples(object.row.id, samples(self._holdings, segment, right))
+
+    def _right(self, object: StoredObject, segment: SegmentRow) -> list[int]:
+        """Which chunks of a segment lie in the part as they must."""
+        right = []
+        try:
+            page = self._holdings.segment_page(segment)
+            buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+            for index, length in enumerate(page.lengths):
+                view = buffer[:length]
+                got = self._holdings.read(object, segment.offset + page.offsets[index], view)
+                if got == length and digest(view) == page.digest_of(index):
+                    right.append(index)
+        except (StoreError, ContentError):
+            pass
+        return right
+
+    def _described(
+        self, name: Digest, path: Path, size: int
+    ) -> tuple[bytes, int, list[SegmentRow]] | None:
+        """SHA-256, chunks and segments of a whole file; None if it is not what its name says."""
+        try:
+            record = ObjectRecord.decode(self._holdings.get(name))
+        except (NotHeld, ContentError):
+            if size > CHUNK_BYTES_MAX:
+                return None
+            data = path.read_bytes()
+            return (sha256(data), 1, []) if digest(data) == name else None
+        if record.size != size:
+            return None
+        return record.sha256, record.chunk_count, segment_rows(record)
+
+    def _add(self, row: ObjectRow, segments: list[SegmentRow]) -> StoredObject | None:
+        with self._holdings.index.transaction() as change:
+            id = change.add_object(row, segments)
+            if row.state is ObjectState.COMPLETE:
+                for segment in segments:
+                    change.add_samples(id, samples(self._holdings, segment, range(segment.chunk_count)))
+        self._holdings.added(row.digest, segments)
+        return self._holdings.object(id)
+
+
+def _name(text: object) -> Digest:
+    name = bytes.fromhex(str(text))
+    if len(name) != DIGEST_BYTES:
+        raise ValueError("not a digest")
+    return name
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
