@@ -27,29 +27,32 @@ _VALID_UNTIL = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)  # RFC 5280:
 
 
 class LaneIdentity:
-    """A fresh P-256 key and its self-signed certificate."""
+    """A fresh key and certificate, in a TLS context that shows them."""
 
     def __init__(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())  # The quickest to sign with: 30 us.
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_NAME)
-            .issuer_name(_NAME)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(_VALID_FROM)
-            .not_valid_after(_VALID_UNTIL)
-            .sign(key, hashes.SHA256())
-        )
-        self.fingerprint = sha256(certificate.public_bytes(serialization.Encoding.DER))
-        self.context = _server_context(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
+        pem, self.fingerprint = certificate_pem()
+        self.context = _server_context(pem)
+
+
+def certificate_pem() -> tuple[bytes, bytes]:
+    """A fresh P-256 key and its self-signed certificate in PEM, and the certificate's fingerprint."""
+    key = ec.generate_private_key(ec.SECP256R1())  # The quickest to sign with: 30 us.
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_NAME)
+        .issuer_name(_NAME)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_VALID_FROM)
+        .not_valid_after(_VALID_UNTIL)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
+    return pem, sha256(certificate.public_bytes(serialization.Encoding.DER))
 
 
 def dialling_context() -> ssl.SSLContext:

@@ -1,0 +1,34 @@
+"""`python -m tests.benchmarks NAME [--json]`: one measurement, its bound in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+BENCHMARKS = {
+    "lane": "lanes alone, two processes, beside a bare TLS copy",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("name", choices=BENCHMARKS, help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()))
+    parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turn (3)")
+    parser.add_argument("--folder", type=Path, help="where the files lie (the system's temporary folder)")
+    arguments = parser.parse_args()
+    module = importlib.import_module(f"tests.benchmarks.{arguments.name}")
+    result = module.run(arguments.folder, arguments.rounds)
+    if arguments.json:
+        print(json.dumps(result, default=str))
+    else:
+        for name, value in result.items():
+            print(f"{name:28} {value:.3f}" if isinstance(value, float) else f"{name:28} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

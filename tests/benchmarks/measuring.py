@@ -1,0 +1,135 @@
+"""What every measurement needs: processes that report, a settled disk, medians, peak memory.
+
+Runs of ours and of the bound alternate, so that both meet the same weather; medians are compared, and all values are kept.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+MB = 1_000_000
+MIB = 1 << 20
+RUN_TIMEOUT_S = 120.0  # of one run of one process: a hundred times what it takes
+
+_spawning = multiprocessing.get_context("spawn")  # A fork would share the parent's peak memory.
+
+
+@dataclass(frozen=True)
+class Side:
+    """A process of a measurement, and the pipe to it."""
+
+    process: Any
+    pipe: Connection
+
+    def receive(self) -> Any:
+        """What it says next. Raises RuntimeError if it failed or says nothing in time."""
+        if not self.pipe.poll(RUN_TIMEOUT_S):
+            raise RuntimeError(f"{self.process.name} says nothing")
+        try:
+            word = self.pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"{self.process.name} died") from None
+        if isinstance(word, _Failure):
+            raise RuntimeError(f"{self.process.name} failed:\n{word.traceback}")
+        return word
+
+
+@dataclass(frozen=True)
+class _Failure:
+    traceback: str
+
+
+@contextmanager
+def side(target: Callable[..., None], *arguments: object) -> Iterator[Side]:
+    """`target(pipe, *arguments)` in a process of its own, which is gone at the end of the block."""
+    ours, theirs = _spawning.Pipe()
+    process = _spawning.Process(
+        target=_report, args=(target, theirs, *arguments), name=target.__name__, daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        yield Side(process, ours)
+    finally:
+        process.join(5.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        ours.close()
+
+
+def _report(target: Callable[..., None], pipe: Connection, *arguments: object) -> None:
+    try:
+        target(pipe, *arguments)
+    except BaseException:
+        pipe.send(_Failure(traceback.format_exc()))
+        raise
+
+
+def write_random_file(path: Path, size_bytes: int, seed: int) -> None:
+    """A file that neither compresses nor repeats; the same for the same seed."""
+    rng = random.Random(seed)
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(rng.randbytes(MIB))
+        file.write(rng.randbytes(size_bytes % MIB))
+
+
+def settle() -> None:
+    """Let the disk finish what former runs left to it."""
+    os.sync()
+
+
+def warm(path: Path) -> None:
+    """Read a file once, so that it lies in the page cache."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(MIB):
+            pass
+
+
+def peak_rss_mb(pid: int | str = "self") -> float:
+    """The most memory that a process has held so far (VmHWM)."""
+    for line in Path("/proc", str(pid), "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / MB
+    raise RuntimeError("no VmHWM in the process's status")
+
+
+def cpu_s() -> float:
+    """Processor time of this process so far, in and for it."""
+    times = os.times()
+    return times.user + times.system
+
+
+def rate_mb_s(size_bytes: int, seconds: float) -> float:
+    return size_bytes / MB / seconds
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+class Stopwatch:
+    """Seconds of wall clock and of processor since it was made."""
+
+    def __init__(self) -> None:
+        self._began_s, self._began_cpu_s = time.perf_counter(), cpu_s()
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self._began_s
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_s() - self._began_cpu_s
