@@ -452,8 +452,17 @@ class Download:
             hungry.sort(key=lambda state: (not state.is_local, -state.rate(now), state.order))
             for state in hungry:
                 while state.has_room(now):
-                    span = self._picker.pick(state.holdings, state.offered)
+                    # A seed that makes offers has made enough of them for its wire: what else we took from
+                    # it, it would send twice.
+                    is_offered_only = bool(state.offered) and any(
+                        state.offered >> request.span & 1 for request in state.requests.values()
+                    )
+                    span = self._picker.pick(
+                        state.holdings, state.offered, is_offered_only=is_offered_only
+                    )
                     if span is None:
+                        if is_offered_only:
+                            break
                         changed = self._picker.split_for(state.holdings)
                         if changed is None:
                             break

@@ -47,10 +47,13 @@ class Picker:
         waited = (span for span in self.urgent if candidates >> span & 1)
         return min(waited, key=lambda span: (self.urgent[span], span), default=None)
 
-    def pick(self, holdings: Holdings, offered: int = 0) -> int | None:
+    def pick(
+        self, holdings: Holdings, offered: int = 0, *, is_offered_only: bool = False
+    ) -> int | None:
         """The open span to ask of a peer next; None: it holds none whole.
 
-        offered: set of spans that the peer asked us to take first; while some of them are open, only they are taken.
+        offered: set of spans that the peer asked us to take first. is_offered_only: take no other, unless a reader
+        waits for it.
         """
         candidates = self.open & holdings.whole
         if not candidates:
@@ -58,7 +61,11 @@ class Picker:
         preferred = candidates & self.first
         if preferred:
             return bitsets.lowest(preferred)
-        rarest = self._availability.rarity.rarest(candidates & offered or candidates)
+        if candidates & offered:
+            candidates &= offered
+        elif is_offered_only:
+            return None
+        rarest = self._availability.rarity.rarest(candidates)
         count = rarest.bit_count()
         return bitsets.nth(rarest, self._rng.randrange(count) if count > 1 else 0)
 
