@@ -284,6 +284,7 @@ class _PeerSession:
                     await self._receive(session)
                     nursery.cancel_scope.cancel()
             finally:
+                self._nursery = None
                 if self._channel is not None:
                     self._channel.close()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
@@ -404,6 +405,8 @@ class _PeerSession:
             self._transfer.wake()
 
     def _on_event(self, event: ChannelEvent) -> None:
+        if self._nursery is None:
+            return  # the session is over, and all its requests with it
         now = trio.current_time()
         self._transfer.wake()
         match event:
@@ -431,7 +434,7 @@ class _PeerSession:
                 self._spans.clear()
                 self._done_counts.clear()
                 self._machine.on_choke(self._peer, now)
-                if self.is_ended or self._nursery is None:
+                if self.is_ended:
                     self._scope.cancel()
                 else:
                     assert self._session is not None
