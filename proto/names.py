@@ -1,14 +1,16 @@
-"""What people type to name things: publishers, petnames, releases, versions, and references to any of them.
+"""What people type to name things: publishers, petnames, releases, versions, references to them.
 
     bafk…                                       content id of a manifest, an object or a chunk
     sha256:<64 hex>                             a file by the digest that other hubs show
     petname/name[@version]                      a release of a publisher this user named
-    p2phub://<publisher id>/name[@version][?peer=<multiaddr>]…    a release of anyone, with places to ask
+    p2phub://<publisher id>/name[@version][?peer=<multiaddr>]…    anyone's, with places to ask
 
-Only these forms, only whole: an id that was shortened or re-encoded is refused, since a near miss is how one name is passed
-off as another. Whether a version is PEP 440 is decided in core/trust/versions.py; here it is only bounded text.
+Only these forms, only whole: an id that was shortened or re-encoded is refused, since a near miss
+is how one name is passed off as another. Whether a version is PEP 440 is decided in
+core/trust/versions.py; here it is only bounded text.
 
-Source: SPEC.md, references; multiformats multibase (base32 lower, no padding) and multihash (sha2-256).
+Source: SPEC.md, references; multiformats multibase (base32 lower, no padding) and multihash
+(sha2-256).
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _PETNAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.A
 _VERSION: Final = re.compile(r"[A-Za-z0-9.!+_-]+", re.ASCII)
 _ADDRESS: Final = re.compile(r"/[!-~]+", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-# TUF's own roles, whose files would have the same names as a model's, and what Windows takes for devices.
+# TUF's own roles, whose files would have the same names as a model's, and what Windows takes for
+# devices.
 _NAMES_RESERVED: Final = frozenset(
     {"root", "targets", "snapshot", "timestamp", "con", "prn", "aux", "nul"}
     | {f"{device}{digit}" for device in ("com", "lpt") for digit in range(10)}
@@ -113,7 +116,7 @@ Reference: TypeAlias = ContentReference | FileReference | PetnameReference | Rel
 
 
 def parse_reference(text: str) -> Reference:
-    """What `text` names. Raises UnknownReference, which says the accepted forms, for anything else."""
+    """What `text` names. Raises UnknownReference, which tells the accepted forms."""
     if not 0 < len(text) <= REFERENCE_LENGTH_MAX:
         raise _unknown(text, f"is empty or longer than {REFERENCE_LENGTH_MAX} characters")
     if text.startswith(SCHEME):
@@ -148,14 +151,14 @@ def parse_publisher(text: str) -> PublisherReference:
 
 
 def publisher_id_text(sha256: bytes) -> str:
-    """The publisher id for the SHA-256 of a first root's signed bytes: 56 characters that begin with `bciq`."""
+    """The id for the SHA-256 of a first root's signed bytes: 56 characters, first `bciq`."""
     assert len(sha256) == 32
     raw = base64.b32encode(_MULTIHASH_SHA256 + sha256).decode("ascii")
     return "b" + raw.rstrip("=").lower()
 
 
 def parse_publisher_id(text: str) -> bytes:
-    """The SHA-256 that a publisher id stands for. Raises UnknownReference unless it is exactly of our one form."""
+    """The SHA-256 a publisher id stands for. Raises UnknownReference unless it has our one form."""
     try:
         if len(text) != _PUBLISHER_ID_LENGTH or not text.isascii() or text != text.lower():
             raise ValueError
@@ -173,7 +176,7 @@ def parse_publisher_id(text: str) -> bytes:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a model or dataset: what the Hub allows, and safe as a file name on every system."""
+    """Whether `text` can name a release: what the Hub allows, less what some system misreads."""
     return (
         len(text) <= NAME_LENGTH_MAX
         and _NAME.fullmatch(text) is not None
@@ -185,7 +188,7 @@ def is_name(text: str) -> bool:
 
 
 def is_petname(text: str) -> bool:
-    """Whether `text` can be a petname. ASCII alone: no letter of another script can stand in for one of these."""
+    """Whether `text` can be a petname. ASCII alone: no letter of another script can pose as one."""
     return len(text) <= PETNAME_LENGTH_MAX and _PETNAME.fullmatch(text) is not None
 
 

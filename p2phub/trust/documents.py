@@ -1,9 +1,10 @@
 """One TUF metadata file, read strictly: the profile of TUF that p2phub speaks.
 
-python-tuf is lenient where TUF is: it takes JSON with a key twice (the last one wins), `true` for 1, one key under two ids,
-files without hashes. Each of these has been somebody's hole. So every file passes here before tuf sees it, and what tuf
-then verifies is exactly what was checked: no key twice, bounded integers, Ed25519 keys under their own digests, SHA-256 and
-length of every file named by another, one role per model name.
+python-tuf is lenient where TUF is: it takes JSON with a key twice (the last one wins), `true` for
+1, one key under two ids, files without hashes. Each of these has been somebody's hole. So every
+file passes here before tuf sees it, and what tuf then verifies is exactly what was checked: no key
+twice, bounded integers, Ed25519 keys under their own digests, SHA-256 and length of every file
+named by another, one role per model name.
 
 This module verifies form and, on request, signatures. Order, age and rollback are the follower's.
 
@@ -56,7 +57,8 @@ _SPEC_VERSION: Final = re.compile(r"1\.\d{1,4}(\.\d{1,4})?", re.ASCII)
 # Fields of whose content every part is checked; what else is signed is TUF's or the future's.
 _CHECKED_FIELDS: Final = frozenset({"roles", "keys", "meta", "targets", "delegations", FIELD})
 _INTEGER_DIGITS_MAX: Final = len(str(METADATA_INTEGER_MAX))
-# Points of small order, in every encoding a verifier may take: under such a key anybody's signature verifies.
+# Points of small order, in every encoding a verifier may take: under such a key anybody's signature
+# verifies.
 _WEAK_KEYS: Final = frozenset(
     point + sign
     for point, signs in {

@@ -1,7 +1,7 @@
 """Files that are there whole, or not at all, after a power cut.
 
-A rename without fsync has been seen to leave an empty file under the final name. So: temporary file, fsync, rename, fsync of
-the folder, and only then is anybody told.
+A rename without fsync has been seen to leave an empty file under the final name. So: temporary
+file, fsync, rename, fsync of the folder, and only then is anybody told.
 
 Source: measured power cuts on ext4 and XFS; `rename(2)`, `fsync(2)`.
 """
@@ -23,7 +23,7 @@ except (
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` at `path`, replacing what is there; returns when a power cut can no longer undo it."""
+    """Put `data` at `path`, in place of what is there; a power cut after it cannot undo it."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -60,7 +60,7 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path` while the block runs; waits for another process that holds it."""
+    """Hold the lock file at `path` in the block; waits while another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if fcntl is not None:

@@ -1,15 +1,17 @@
 """The trust floor: what this node has already seen signed, and so will never again take less than.
 
-A database of its own, synced at every commit, and never rebuilt from anything: a floor that can be made anew from what peers
-offer is no floor. If it is lost, names fail closed until a person says `trust reset`; content ids go on working.
+A database of its own, synced at every commit, and never rebuilt from anything: a floor that can be
+made anew from what peers offer is no floor. If it is lost, names fail closed until a person says
+`trust reset`; content ids go on working.
 
-    floors    publisher, role -> highest version seen, digest of that statement, the keys it was signed under
+    floors    publisher, role -> highest version seen, digest of that statement, its keys
     clock     the latest time at which something was verified
-    evidence  two statements of one role and version, both signed: the publisher equivocated and is halted
+    evidence  two statements of one role and version, both signed: its publisher is halted
 
 A file beside the database (its witness) says that a floor once existed here.
 
-Source: TUF specification 5.3 to 5.6 (rollback checks); SQLite WAL with synchronous=FULL lost none of 20 commits in power cuts.
+Source: TUF specification 5.3 to 5.6 (rollback checks); SQLite WAL with synchronous=FULL lost none
+of 20 commits in power cuts.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -31,12 +33,11 @@ from p2phub.trust.durable import make_folder, sync_folder, write_durably
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE floors (
-    publisher TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL, payload_sha256 BLOB NOT NULL,
-    authority BLOB NOT NULL, time_seen REAL NOT NULL, PRIMARY KEY (publisher, role)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE publishers (publisher TEXT PRIMARY KEY, first_seen REAL NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1), time_seen REAL NOT NULL) STRICT;
-CREATE TABLE evidence (
+    publisher TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL, payload_sha256 BLOB NOT
+    NULL, authority BLOB NOT NULL, time_seen REAL NOT NULL, PRIMARY KEY (publisher, role)
+) STRICT, WITHOUT ROWID; CREATE TABLE publishers (publisher TEXT PRIMARY KEY, first_seen REAL NOT
+NULL) STRICT, WITHOUT ROWID; CREATE TABLE clock (only INTEGER PRIMARY KEY CHECK (only = 1),
+time_seen REAL NOT NULL) STRICT; CREATE TABLE evidence (
     id INTEGER PRIMARY KEY, publisher TEXT NOT NULL, role TEXT NOT NULL, version INTEGER NOT NULL,
     first BLOB, second BLOB NOT NULL, time_seen REAL NOT NULL
 ) STRICT;
@@ -71,8 +72,8 @@ class Floor:
     def __init__(self, path: Path) -> None:
         """Open the floor at `path`; made there on the very first use only.
 
-        Raises FloorLost from every method, not from here, when the file is gone or damaged: the node still starts, and
-        serves content ids.
+        Raises FloorLost from every method, not from here, when the file is gone or damaged: the
+        node still starts, and serves content ids.
         """
         self._path = path
         self._witness = path.with_suffix(".witness")
@@ -99,7 +100,7 @@ class Floor:
             return row.fetchone() is not None
 
     def introduce(self, publisher_id: str, now: datetime) -> None:
-        """Remember, before the first file of a publisher is kept, that there shall be a floor for it."""
+        """Remember that there shall be a floor, before a publisher's first file is kept."""
         with self._writing() as db:
             db.execute(
                 "INSERT OR IGNORE INTO publishers VALUES (?, ?)", (publisher_id, now.timestamp())
@@ -118,7 +119,7 @@ class Floor:
         """The time to judge expiry by. Raises ClockSetBack."""
         with self._reading() as db:
             row = db.execute("SELECT time_seen FROM clock").fetchone()
-        last_seen = datetime.fromtimestamp(row[0], timezone.utc) if row else None
+        last_seen = datetime.fromtimestamp(row[0], UTC) if row else None
         return trusted_time(now, last_seen)
 
     def time_of(self, publisher_id: str) -> datetime | None:
@@ -129,14 +130,15 @@ class Floor:
                 "UNION ALL SELECT first_seen FROM publishers WHERE publisher = ?1)",
                 (publisher_id,),
             ).fetchone()
-        return datetime.fromtimestamp(row[0], timezone.utc) if row[0] is not None else None
+        return datetime.fromtimestamp(row[0], UTC) if row[0] is not None else None
 
     def raise_to(
         self, publisher_id: str, statements: Iterable[SeenStatement], now: datetime
     ) -> None:
         """Remember verified statements, in one durable transaction.
 
-        Raises RollbackRefused, changing nothing, if one is below the floor. Under other keys than the floor's a role begins
+        Raises RollbackRefused, changing nothing, if one is below the floor. Under other keys than
+        the floor's a role begins
         anew: that is how a publisher recovers from a thief who ran the version numbers up.
         Source: TUF specification 5.3.11, fast-forward attacks.
         """
@@ -182,7 +184,7 @@ class Floor:
         second: bytes,
         now: datetime,
     ) -> EquivocationFound:
-        """Keep two statements of one version as evidence; returns the error to raise. Halts the publisher."""
+        """Keep two statements of one version as evidence and halt; returns the error to raise."""
         with self._writing() as db:
             held = db.execute("SELECT count(*) FROM evidence").fetchone()[0]
             halted = db.execute("SELECT 1 FROM evidence WHERE publisher = ?", (publisher_id,))
@@ -210,15 +212,16 @@ class Floor:
                 (publisher_id,),
             ).fetchall()
         return [
-            Evidence(publisher, role, version, first, second, datetime.fromtimestamp(s, timezone.utc))
-            for publisher, role, version, first, second, s in rows
+            Evidence(whose, role, version, first, second, datetime.fromtimestamp(s, UTC))
+            for whose, role, version, first, second, s in rows
         ]
 
     def reset(self, publisher_id: str, now: datetime) -> None:
         """Forget the floor of one publisher and what is held against it, because a person says so.
 
-        What it signs next is taken as it was when it was first trusted. Replaces a lost database by a new one, in which
-        every other publisher still fails closed until it is reset too; the clock is set by `now`.
+        What it signs next is taken as it was when it was first trusted. Replaces a lost database by
+        a new one, in which every other publisher still fails closed until it is reset too; the
+        clock is set by `now`.
         """
         with self._lock:
             if self._connection is None:
@@ -234,7 +237,7 @@ class Floor:
     # ---- the database ---------------------------------------------------------------------------
 
     def _is_unborn(self) -> bool:
-        """Whether no floor was ever completed here: no file, or one cut off before its tables were made."""
+        """Whether no floor was ever completed here: no file, or one cut off without tables."""
         if not self._path.exists():
             return True
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
@@ -250,7 +253,8 @@ class Floor:
         connection.executescript(
             f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
         )
-        # Only after the database is there may the witness say so; both are on disk before anything is trusted.
+        # Only after the database is there may the witness say so; both are on disk before anything
+        # is trusted.
         sync_folder(self._path.parent)
         write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)
         self._connection = connection
@@ -319,8 +323,9 @@ class Floor:
 
 def _equivocation(publisher_id: str, role: str, version: int) -> EquivocationFound:
     return EquivocationFound(
-        f"the publisher signed two different things as {role} version {version}; its word no longer "
-        "counts here. Content ids still work. Ask the publisher, then run `p2phub trust reset`",
+        f"the publisher signed two different things as {role} version {version}; its word no "
+        "longer counts here. Content ids still work. Ask the publisher, then run "
+        "`p2phub trust reset`",
         publisher_id=publisher_id,
         role=role,
         version=version,

@@ -1,17 +1,19 @@
-"""One publisher, followed: its metadata is fetched from peers, verified, kept, and served to other followers.
+"""One publisher, followed: its metadata is fetched, verified, kept, and served to other followers.
 
-A peer can withhold and can send rubbish; it cannot forge. So every answer is looked at, rubbish is put aside, and of what
-verifies the newest counts. In order, each step failing closed:
+A peer can withhold and can send rubbish; it cannot forge. So every answer is looked at, rubbish is
+put aside, and of what verifies the newest counts. In order, each step failing closed:
 
     1  first root is the publisher id; each next root by the rules of root_chain.py
-    2  timestamp: verify all answers; two of one version that differ are equivocation; take the highest, never below the floor
-    3  snapshot, targets and the role of the wanted name: by the length and SHA-256 that the file before names
+    2  timestamp: verify all answers; two of one version that differ are equivocation; take the
+       highest, never below the floor
+    3  snapshot, targets, the role of the wanted name: by length and SHA-256 from the file before
     4  python-tuf's own client over the same files
     5  the floor: no role below what was seen, nothing different under a version that was seen
-    6  keep: all files of the new state in a folder of their own, then one rename that makes it current, then the floor
+    6  keep: all files of the new state in a folder of their own; one rename makes it current; then
+       the floor
 
-The state before stays in use until step 6 and is untouched by anything that fails. No networking here: `fetch` is passed in.
-All methods may be called from any thread; they block.
+The state before stays in use until step 6 and is untouched by anything that fails. No networking
+here: `fetch` is passed in. All methods may be called from any thread; they block.
 
 Source: TUF specification 5; SPEC.md, publishers.
 """
@@ -91,9 +93,10 @@ class Follower:
     def refresh(self, now: datetime | float) -> FreshView:
         """Ask the peers what is new, verify it and keep it.
 
-        Raises RollbackRefused if all they have is older than what is held (which stays in use), NoProvider if nobody
-        answered, UnknownPublisher if nobody has anything, MetadataExpired, EquivocationFound, and the TrustError of what was
-        wrong with the answers when none of them verifies.
+        Raises RollbackRefused if all they have is older than what is held (which stays in use),
+        NoProvider if nobody answered, UnknownPublisher if nobody has anything, MetadataExpired,
+        EquivocationFound, and the TrustError of what was wrong with the answers when none of them
+        verifies.
         """
         with self._lock, tuf_errors():
             moment = self._trusted_now(now)
@@ -130,9 +133,10 @@ class Follower:
     ) -> ReleaseStatement:
         """The release that `name` and `version` mean in the state held; None is the latest.
 
-        Fetches the name's own file if it is not held yet; does not refresh. When the state is expired or halted, only a given
-        version of a name whose file is held can be had. Raises ReleaseNotFound, ReleaseYanked, MetadataExpired,
-        EquivocationFound, BadVersion, BadReleaseName, NoProvider.
+        Fetches the name's own file if it is not held yet; does not refresh. When the state is
+        expired or halted, only a given version of a name whose file is held can be had. Raises
+        ReleaseNotFound, ReleaseYanked, MetadataExpired, EquivocationFound, BadVersion,
+        BadReleaseName, NoProvider.
         """
         if not is_name(name):
             raise BadReleaseName(f"{name[:120]!a} cannot name a release", name=name[:120])
@@ -151,7 +155,7 @@ class Follower:
             return choose_release(releases, name=name, version=version, allow_yanked=allow_yanked)
 
     def releases(self) -> list[ReleaseStatement]:
-        """All releases whose files are held, by name. Empty if nothing is held or the floor is lost."""
+        """All releases whose files are held, by name; none if nothing is held or trusted."""
         with self._lock, tuf_errors():
             try:
                 view = self._held_view()
@@ -164,7 +168,7 @@ class Follower:
             return found
 
     def metadata(self, file_name: str) -> bytes | None:
-        """A file as other followers may ask for it, of the current state or the one before; None if it is not held."""
+        """A file as other followers ask for it, of this state or the one before; else None."""
         if self._view is None and self._lock.acquire(blocking=False):
             # A refresh that is under way holds the lock; whoever asks meanwhile is told "not held".
             try:
@@ -255,7 +259,8 @@ class Follower:
                     view.documents[statement.role].data,
                     moment,
                 )
-        # A snapshot may not drop or turn back a name that was ever verified, also if its file is not held now.
+        # A snapshot may not drop or turn back a name that was ever verified, also if its file is
+        # not held now.
         meta = view.updater.snapshot.meta
         for role, known in seen.items():
             if not is_name(role):
@@ -283,7 +288,7 @@ class Follower:
     # ---- what is held ---------------------------------------------------------------------------
 
     def _held_view(self) -> View:
-        """The state on disk, verified anew at the first use after a start, as of when it was last current."""
+        """The state on disk, verified anew after a start, as of when it was last current."""
         if self._view is not None:
             return self._view
         held = self._held_files()
@@ -318,7 +323,7 @@ class Follower:
         return _HeldFiles(folder if timestamp is not None else None, roots, timestamp)
 
     def _held_role(self, role: str, payload_sha256: bytes) -> bytes | None:
-        """The file of the state before that says what the floor remembers, as the first half of a proof."""
+        """The file that says what the floor remembers, as the first half of a proof."""
         folder = self._held_files().folder
         path = None if folder is None else folder / f"{role}.json"
         if path is None or not path.exists():
@@ -334,7 +339,8 @@ class Follower:
             match = _VIEW_FOLDER.fullmatch(path.name)
             if match is None:
                 continue
-            # Left by a refresh that failed, or older than the state that is still served as the one before.
+            # Left by a refresh that failed, or older than the state that is still served as the one
+            # before.
             if path == held or (self._view is not None and path == self._view.folder):
                 numbers.append(int(match[1]))
             else:

@@ -5,11 +5,13 @@
     targets.pem     encrypted   signs releases
     online.pem      plain 0600  signs snapshot and timestamp, daily, in the daemon
 
-Whoever steals the online key can delay news until the last timestamp expires and can sign no release. Whoever steals root.pem
-and targets.pem can sign releases, until the owner rotates with next-root.pem, which the thief does not have.
+Whoever steals the online key can delay news until the last timestamp expires and can sign no
+release. Whoever steals root.pem and targets.pem can sign releases, until the owner rotates with
+next-root.pem, which the thief does not have.
 
-Encrypted files are PKCS#8 with scrypt and AES-256, which `openssl pkey` reads too. (The library's own writer stretches a
-passphrase 2,048 times only, which is minutes of work for a thief.) No publisher key is ever a peer key.
+Encrypted files are PKCS#8 with scrypt and AES-256, which `openssl pkey` reads too. (The library's
+own writer stretches a passphrase 2,048 times only, which is minutes of work for a thief.) No
+publisher key is ever a peer key.
 
 Source: RFC 5958, RFC 8018 (PBES2), RFC 7914 (scrypt).
 """
@@ -41,7 +43,8 @@ from p2phub.trust.durable import make_folder, write_durably
 PASSPHRASE_LENGTH_MIN: Final = 8
 KEY_FILE_BYTES_MAX: Final = 16 * 1024  # a PEM file of a 32-byte key has some 400
 
-# 16 MiB and five passes, 0.2 s: the most memory that `openssl pkey` grants, and OWASP's choice for it.
+# 16 MiB and five passes, 0.2 s: the most memory that `openssl pkey` grants, and OWASP's choice for
+# it.
 _SCRYPT_N: Final = 1 << 14
 _SCRYPT_R: Final = 8
 _SCRYPT_P: Final = 5
@@ -115,9 +118,7 @@ def load_key(path: Path, passphrase: str | None = None) -> CryptoSigner:
     except ValueError as error:
         # One wrong passphrase in 256 decrypts to padding that looks right, and then to no key.
         if encrypted:
-            raise WrongPassphrase(
-                f"the passphrase does not open {path}", path=str(path)
-            ) from error
+            raise WrongPassphrase(f"the passphrase does not open {path}", path=str(path)) from error
         raise BadSigningKey(f"{path} cannot be read as a private key", path=str(path)) from error
     if not isinstance(private_key, Ed25519PrivateKey):
         raise BadSigningKey(f"{path} holds another kind of key than Ed25519", path=str(path))

@@ -1,10 +1,11 @@
 """Petnames: what a user calls a publisher. Local, never sent, never taken from anybody else's file.
 
-A publisher's id is its identity; what its metadata calls itself is only a claim. The table is one small file, replaced whole
-and durably. Two petnames that look alike cannot stand for two publishers: they are compared by their skeleton, in which
-letters that a reader confuses are one.
+A publisher's id is its identity; what its metadata calls itself is only a claim. The table is one
+small file, replaced whole and durably. Two petnames that look alike cannot stand for two
+publishers: they are compared by their skeleton, in which letters that a reader confuses are one.
 
-Source: petname systems (Stiegler 2005); Unicode UTS 39 for the idea of a skeleton, reduced to ASCII.
+Source: petname systems (Stiegler 2005); Unicode UTS 39 for the idea of a skeleton, reduced to
+ASCII.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from p2phub.trust.documents import parse_instant
 from p2phub.trust.durable import make_folder, write_durably
 
 _FORMAT: Final = 1
-# One sign for each group of signs that look alike in some font. Pairs come first: "rn" is not "r" and "n".
+# One sign for each group of signs that look alike in some font. Pairs come first: "rn" is not "r"
+# and "n".
 _LOOK_ALIKE: Final = (
     ("rn", "m"),
     ("vv", "w"),
@@ -61,7 +63,7 @@ class Petnames:
     """The table in one file. Thread-safe; one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Read the table, if there is one. Raises StoreFailed if the file is damaged; it is then left as it is."""
+        """Read the table, if there is one. A damaged one raises StoreFailed and is left alone."""
         self._path = path
         self._lock = threading.Lock()
         make_folder(path.parent)
@@ -74,7 +76,7 @@ class Petnames:
         now: datetime | float,
         peers: tuple[str, ...] = (),
     ) -> Petname:
-        """Call a publisher `name` from now on; durable when it returns. The same entry again only renews its peers.
+        """Call a publisher `name` from now on, durably. The same entry again renews its peers.
 
         Raises BadPetname, UnknownReference (not a whole publisher id), PetnameTaken.
         """
@@ -110,7 +112,7 @@ class Petnames:
             return sorted(self._by_name.values(), key=lambda entry: entry.name)
 
     def resolve(self, name: str) -> Petname:
-        """The publisher a petname stands for. Raises UnknownPetname; a look-alike is never taken for it."""
+        """Whom a petname stands for. Raises UnknownPetname, also for a look-alike."""
         with self._lock:
             return self._get(name)
 
@@ -178,8 +180,8 @@ def _read(path: Path) -> list[Petname]:
         return [_entry(record) for record in document["petnames"]]
     except (ValueError, KeyError, TypeError, AttributeError, UnknownReference) as error:
         raise StoreFailed(
-            f"the petnames in {path} cannot be read ({error}): restore the file, or move it away and "
-            "add them again",
+            f"the petnames in {path} cannot be read ({error}): restore the file, or move it away "
+            "and add them again",
             path=str(path),
         ) from error
 

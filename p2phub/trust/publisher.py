@@ -6,9 +6,10 @@
     N.snapshot.json    the version, length and hash of all of the above
     timestamp.json     which snapshot is current; until when; where the publisher's node is
 
-Runs in the command's process, where the keys are unlocked, and for `refresh_timestamp` in the daemon. A lock file keeps the
-two apart: two files of one version with different content would be equivocation, which halts every follower for good. For
-the same reason a file is on disk before anybody is given it.
+Runs in the command's process, where the keys are unlocked, and for `refresh_timestamp` in the
+daemon. A lock file keeps the two apart: two files of one version with different content would be
+equivocation, which halts every follower for good. For the same reason a file is on disk before
+anybody is given it.
 
 Imports neither trio nor libp2p. Source: TUF specification 4 and 6; SPEC.md, publishers.
 """
@@ -139,8 +140,8 @@ class PublisherRepository:
         """Sign a release, or a new status of one that exists; returns the files that changed.
 
         signers: for the targets role and online.
-        Raises BadReleaseName, BadVersion, UsageError (a field that followers would refuse), VersionExists (same version, other
-        content), WrongSigner (keys of somebody else).
+        Raises BadReleaseName, BadVersion, UsageError (a field that followers would refuse),
+        VersionExists (same version, other content), WrongSigner (keys of somebody else).
         """
         moment = instant(now)
         normal = normal_version(version)
@@ -194,8 +195,8 @@ class PublisherRepository:
     ) -> dict[str, bytes]:
         """Say once more that nothing changed; returns the files that did.
 
-        The daemon does so daily: followers call a publisher stale after FRESH_FOR. The snapshot is signed anew when half of
-        its life is over. Raises WrongSigner.
+        The daemon does so daily: followers call a publisher stale after FRESH_FOR. The snapshot is
+        signed anew when half of its life is over. Raises WrongSigner.
         """
         moment = instant(now)
         with exclusive(self._folder / "lock"):
@@ -205,9 +206,10 @@ class PublisherRepository:
     def renew(
         self, signers: Iterable[Signer], now: datetime | float, addresses: Sequence[str]
     ) -> dict[str, bytes]:
-        """Sign anew, unchanged, every file of the targets role whose life is half over; returns the files that changed.
+        """Sign anew every file of the targets role whose life is half over; returns what changed.
 
-        Called when the targets key is unlocked anyhow, so that a name without news does not expire. Raises WrongSigner.
+        Called when the targets key is unlocked anyhow, so that a name without news does not expire.
+        Raises WrongSigner.
         """
         moment = instant(now)
         with exclusive(self._folder / "lock"):
@@ -266,7 +268,7 @@ class PublisherRepository:
             return self._commit(document.signed, changed, by_id, moment, addresses, root_file=data)
 
     def files(self) -> dict[str, bytes]:
-        """All files that a new follower needs, by name: every root, and the current one of each other role."""
+        """What a new follower needs, by name: every root, and the current file of each role."""
         with exclusive(self._folder / "lock"):
             root, snapshot = self._root(), self._snapshot()
             names = [f"{version}.root.json" for version in range(1, root.version + 1)]
@@ -423,7 +425,7 @@ class PublisherRepository:
         return timestamp
 
     def _check(self, root: Root, files: Mapping[str, bytes]) -> None:
-        """Read back what is about to be written as a follower would, so that nothing is published that is refused."""
+        """Read what is about to be written as a follower would: nothing refused is published."""
         for file_name, data in files.items():
             role = file_name.removesuffix(".json").partition(".")[2] or "timestamp"
             if role == "root":

@@ -1,9 +1,11 @@
 """One release inside a TUF targets file: target path and record, to and from a ReleaseStatement.
 
     "<name>/<version>/manifest": {length, hashes: {sha256},
-        custom: {release: <content id of the manifest>, kind, license, status, reason?, attest?: [{kind, cid, length, sha256}]}}
+        custom: {release: <content id of the manifest>, kind, license, status, reason?, attest?:
+        [{kind, cid, length, sha256}]}}
 
-`length` and the SHA-256 are the manifest document's own, so that tools which know TUF alone can check it too.
+`length` and the SHA-256 are the manifest document's own, so that tools which know TUF alone can
+check it too.
 
 Source: TUF specification 4.5; SPEC.md, publishers.
 """
@@ -64,7 +66,7 @@ def parse_release_record(
     record: dict[str, Any],  # Any is json's: untyped until checked here
     root_version: int,
 ) -> ReleaseStatement:
-    """The statement a target entry makes. Raises ValueError, KeyError or TypeError unless it is well-formed."""
+    """The statement a target entry makes. Raises ValueError, KeyError or TypeError if it is odd."""
     version = path.removeprefix(f"{name}/").removesuffix("/manifest")
     if path != release_path(name, version) or not is_normal_version(version):
         raise ValueError(f"a release has an odd path: {path[:200]}")
@@ -129,7 +131,7 @@ def _length(value: int, bytes_max: int) -> int:
 
 
 def _line(text: str, length_max: int) -> str:
-    """`text` if it can be shown on one line: no control or invisible characters that would mislead a terminal."""
+    """`text` if it can be shown on one line: no invisible characters that mislead a terminal."""
     if type(text) is not str or len(text) > length_max or not (text.isprintable() or text == ""):
         raise ValueError("a release has a text that cannot be shown")
     return text

@@ -100,7 +100,7 @@ def add_signatures(
     threshold: int,
     signers: Mapping[str, Signer],
 ) -> None:
-    """Add the signatures of all of `keys` whose signers were given. Raises WrongSigner if they are too few."""
+    """Add the signatures of all `keys` whose signers are here. Raises WrongSigner if too few."""
     present = [signers[key.keyid] for key in keys if key.keyid in signers]
     if len(present) < threshold:
         raise WrongSigner(

@@ -1,8 +1,9 @@
-"""python-tuf's client, unmodified, on our disk, clock and peers: the one place that knows its private names.
+"""python-tuf's client on our disk, clock and peers: the one place that knows its private names.
 
-Four things are reached that tuf does not offer: how it writes a file (it does not fsync, and a power cut was seen to make it
-accept a rollback), what time it takes for now, the roles it has verified, and loading one role by name. tests/trust/test_updater.py pins them, and the
-constructor refuses a tuf in which they moved.
+Four things are reached that tuf does not offer: how it writes a file (it does not fsync, and a
+power cut was seen to make it accept a rollback), what time it takes for now, the roles it has
+verified, and loading one role by name. tests/trust/test_updater.py pins them, and the constructor
+refuses a tuf in which they moved.
 
 Source: tuf 7.0.1, ngclient/updater.py and _internal/trusted_metadata_set.py.
 """
@@ -49,7 +50,7 @@ _CONFIG: Final = UpdaterConfig(
 
 
 class LookupFetcher(FetcherInterface):
-    """tuf's view of the network: a function from file name to bytes, None where there is no such file."""
+    """tuf's view of the network: from file name to bytes, None where there is no such file."""
 
     def __init__(self, look_up: Callable[[str], bytes | None]) -> None:
         self._look_up = look_up
@@ -106,8 +107,9 @@ class DurableUpdater(Updater):
 
     def load_name(self, name: str) -> bool:
         """Verify the role that signs for `name`; False if there is none."""
-        # tuf's public walk matches the path against every role in turn: 2 s for 16,000 names. Our profile has one role per
-        # name, delegated by the top alone, so the walk's one step is taken directly.
+        # tuf's public walk matches the path against every role in turn: 2 s for 16,000 names. Our
+        # profile has one role per name, delegated by the top alone, so the walk's one step is taken
+        # directly.
         delegations = self.targets.delegations
         if delegations is None or not delegations.roles or name not in delegations.roles:
             return False
@@ -126,7 +128,7 @@ class DurableUpdater(Updater):
 
 @contextlib.contextmanager
 def tuf_errors() -> Iterator[None]:
-    """tuf's exceptions end here and leave as ours. Ours, raised inside a look-up, pass through unchanged."""
+    """tuf's exceptions end here and leave as ours; ours, raised in a look-up, pass unchanged."""
     try:
         yield
     except exceptions.UnsignedMetadataError as error:

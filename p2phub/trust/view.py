@@ -1,7 +1,8 @@
-"""One verified state of a publisher: roots, a timestamp, and what they name, loaded as it is asked for.
+"""One verified state of a publisher: roots, a timestamp, and what they name, loaded when asked for.
 
-A state lives in a folder of its own. Roots and timestamp are chosen before (follower.py); every other file is named, with its
-length and SHA-256, by the one before it, and only the answer that matches is looked at.
+A state lives in a folder of its own. Roots and timestamp are chosen before (follower.py); every
+other file is named, with its length and SHA-256, by the one before it, and only the answer that
+matches is looked at.
 
 Source: TUF specification 5.5 to 5.7.
 """
@@ -24,8 +25,8 @@ from p2phub.trust.documents import Document, read_role, release_statements
 from p2phub.trust.floor import SeenStatement
 from p2phub.trust.updater import DurableUpdater
 
-# All distinct answers of the peers that were asked: (file name, most bytes) -> files. Empty only if every peer that answered
-# says that there is no such file; raises NoProvider if none answered.
+# All distinct answers of the peers that were asked: (file name, most bytes) -> files. Empty only if
+# every peer that answered says that there is no such file; raises NoProvider if none answered.
 Fetch: TypeAlias = Callable[[str, int], list[bytes]]
 
 _FILE_NAME: Final = re.compile(r"([1-9][0-9]{0,15})\.([A-Za-z0-9._-]{1,96})\.json", re.ASCII)
@@ -64,7 +65,7 @@ class View:
         )
 
     def load(self, name: str) -> bool:
-        """Verify the file of one name, fetching it if need be; False if the publisher has no such name."""
+        """Verify the file of a name, fetched if need be; False if there is no such name."""
         return self.updater.load_name(name) and self._document(name) is not None
 
     def holds(self, name: str) -> bool:
@@ -97,7 +98,7 @@ class View:
         return SeenStatement(role, document.version, document.payload_sha256, keys)
 
     def file(self, file_name: str) -> bytes | None:
-        """A file of this state by the name that peers ask for; its hash is checked against what names it."""
+        """A file of this state by the name that peers ask for, hashed against what names it."""
         if file_name == "timestamp.json":
             return self.documents["timestamp"].data
         if file_name in self._roots:
@@ -117,13 +118,17 @@ class View:
     def forget_stale_snapshot(self) -> None:
         """Drop a held snapshot of the announced version but with other content.
 
-        tuf would take it for the announced one, unhashed. Fetched anew, it is then compared with the floor.
+        tuf would take it for the announced one, unhashed. Fetched anew, it is then compared with
+        the floor.
         """
         path = self.folder / "snapshot.json"
         meta = self._meta_of("snapshot")
-        if path.exists() and sha256(path.read_bytes()).hex() != meta.hashes["sha256"]:
-            if read_role("snapshot", path.read_bytes()).version == meta.version:
-                path.unlink()
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        is_announced = sha256(data).hex() == meta.hashes["sha256"]
+        if not is_announced and read_role("snapshot", data).version == meta.version:
+            path.unlink()
 
     def _document(self, role: str) -> Document[Any]:
         document = self.documents.get(role)
@@ -134,7 +139,7 @@ class View:
         return document
 
     def _look_up(self, file_name: str) -> bytes | None:
-        """Steps 1 to 3 as tuf sees them: roots and timestamp are chosen already, the rest is named by hash."""
+        """Files as tuf asks for them: roots and timestamp are chosen, the rest goes by hash."""
         if file_name == "timestamp.json":
             return self.documents["timestamp"].data
         match = _FILE_NAME.fullmatch(file_name)
@@ -155,7 +160,7 @@ class View:
         raise MetadataIncomplete(f"no peer that answered has {file_name}", file=file_name)
 
     def _meta_of(self, role: str) -> Any:
-        """What the file before says of this one. Any: tuf types its hashes as optional, our profile requires them."""
+        """What the file before says of this one. Any: tuf types hashes as optional."""
         if role == "snapshot":
             return self.documents["timestamp"].signed.snapshot_meta
         return self.updater.snapshot.meta.get(f"{role}.json")
@@ -169,6 +174,6 @@ def distinct_answers(ask: Fetch, file_name: str, bytes_max: int) -> list[bytes]:
 
 
 def authority(delegator: Any, role: str) -> bytes:
-    """What identifies the keys and threshold that a role is signed under. Any: tuf has no common type for delegators."""
+    """What identifies a role's keys and threshold. Any: tuf has no common type for delegators."""
     named = delegator.get_delegated_role(role)
     return sha256(f"{named.threshold}:{','.join(sorted(named.keyids))}".encode("ascii"))

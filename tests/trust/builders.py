@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from p2phub.trust.follower import Follower
 from p2phub.trust.publisher import PublisherRepository
 from p2phub.trust.signing import RootKeys
 
-NOW = datetime(2026, 8, 1, 12, tzinfo=timezone.utc)
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 ADDRESS = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWGRU"
 

@@ -52,7 +52,8 @@ def still_usable(follower: Follower) -> bool:
     return follower.resolve("tiny-llm", "1.0", NOW).version == "1.0"
 
 
-# ---- signers --------------------------------------------------------------------------------------
+# ---- signers
+# --------------------------------------------------------------------------------------
 
 
 def test_another_publishers_root_is_not_taken_for_the_id(
@@ -151,7 +152,8 @@ def test_the_same_signature_twice_does_not_count_twice(tmp_path: Path, client: C
         follower.resolve("tiny-llm", None, NOW)
 
 
-# ---- roots ----------------------------------------------------------------------------------------
+# ---- roots
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_thief_with_all_current_root_keys_cannot_rotate(
@@ -309,7 +311,8 @@ def test_an_expired_root_is_refused(tmp_path: Path, client: Client) -> None:
         follower.refresh(NOW + 2 * DAY)
 
 
-# ---- order and age --------------------------------------------------------------------------------
+# ---- order and age
+# --------------------------------------------------------------------------------
 
 
 def test_an_older_timestamp_is_refused(publisher: Publisher, client: Client) -> None:
@@ -420,7 +423,8 @@ def test_endless_answers_are_cut_off(publisher: Publisher, client: Client) -> No
         client.follower(publisher.id, Endless()).refresh(NOW)
 
 
-# ---- clock, disk, equivocation --------------------------------------------------------------------
+# ---- clock, disk, equivocation
+# --------------------------------------------------------------------
 
 
 def test_a_clock_set_back_is_noticed(publisher: Publisher, client: Client) -> None:

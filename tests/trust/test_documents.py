@@ -72,10 +72,15 @@ def is_canonical(value: Any) -> bool:
 DROP = object()
 KEY = {"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": "ab" * 32}}
 WEAK = "0100000000000000000000000000000000000000000000000000000000000000"
+SHA256_CONTENT_ID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 HASHES = {"sha256": "ab" * 32}
 
 BAD: list[tuple[str, str, Any]] = [
-    *[(name, "version", v) for name in READERS for v in (0, -1, True, 1.0, "1", None, 1 << 64, 1 << 53)],
+    *[
+        (name, "version", v)
+        for name in READERS
+        for v in (0, -1, True, 1.0, "1", None, 1 << 64, 1 << 53)
+    ],
     *[(name, "_type", v) for name in READERS for v in ("mirrors", 1, DROP)],
     *[
         (name, "expires", v)
@@ -153,7 +158,7 @@ BAD: list[tuple[str, str, Any]] = [
     ("1.tiny-llm.json", "targets|*|hashes", {"sha256": "AB" * 32}),
     ("1.tiny-llm.json", "targets|*|hashes", {**HASHES, "md5": "ab"}),
     ("1.tiny-llm.json", "targets|*|custom", DROP),
-    ("1.tiny-llm.json", "targets|*|custom|release", "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"),
+    ("1.tiny-llm.json", "targets|*|custom|release", SHA256_CONTENT_ID),
     ("1.tiny-llm.json", "targets|*|custom|kind", "virus"),
     ("1.tiny-llm.json", "targets|*|custom|status", "deleted"),
     ("1.tiny-llm.json", "targets|*|custom|license", "\x1b]0;owned\x07"),

@@ -1,4 +1,4 @@
-"""Following a publisher: what peers answer becomes verified releases, and stays so over restarts."""
+"""Following a publisher: what peers answer becomes verified releases, also after restarts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a signed statement allows: versions, statuses and freshness, decided without clock or disk."""
+"""What a signed statement allows: versions, statuses, freshness; no clock and no disk."""

@@ -5,15 +5,16 @@
     EXPIRED  expires <= now                 only releases that are already known, by version
     HALTED   the publisher equivocated      only releases that are already known, by version
 
-TUF alone refuses everything after `expires`. A publisher whose only machine is a laptop is often away, so expiry stops
-following ("latest", new releases) and not the use of what was verified before it.
+TUF alone refuses everything after `expires`. A publisher whose only machine is a laptop is often
+away, so expiry stops following ("latest", new releases) and not the use of what was verified before
+it.
 
 Source: TUF specification 5.3 to 5.6 for the hard part.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from p2phub.errors import ClockSetBack
@@ -71,10 +72,10 @@ def instant(now: datetime | float) -> datetime:
     if isinstance(now, datetime):
         if now.tzinfo is None:
             raise ValueError("a time without a zone is ambiguous")
-        return now.astimezone(timezone.utc)
-    return datetime.fromtimestamp(now, timezone.utc)
+        return now.astimezone(UTC)
+    return datetime.fromtimestamp(now, UTC)
 
 
 def instant_text(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as TUF writes times."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

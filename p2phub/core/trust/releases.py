@@ -1,7 +1,7 @@
 """Which of a publisher's signed releases a reference means.
 
-"Latest" is computed here, by the reader, as the highest version that is not withdrawn; no signed file says it, so nobody can
-point it backwards.
+"Latest" is computed here, by the reader, as the highest version that is not withdrawn; no signed
+file says it, so nobody can point it backwards.
 
 Source: PEP 440 for the order; PEP 592 for what "yanked" means to a resolver.
 """
@@ -51,7 +51,7 @@ class ReleaseStatement:
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """A further document about a release (model.sig, provenance, bill of materials), bound by its digests."""
+    """A further document about a release, such as model.sig, bound by its digests."""
 
     kind: str
     content_id: str

@@ -1,7 +1,7 @@
 """Release versions and their order: PEP 440, and nothing else.
 
-Two texts of one version (1.0 and 1.0.0, 2.0-rc.1 and 2.0rc1) name one release. Publishing writes the normal form; looking up
-accepts every form.
+Two texts of one version (1.0 and 1.0.0, 2.0-rc.1 and 2.0rc1) name one release. Publishing writes
+the normal form; looking up accepts every form.
 
 Source: PEP 440; the `packaging` library is its reference implementation.
 """

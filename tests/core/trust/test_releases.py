@@ -52,7 +52,7 @@ def test_a_withdrawn_release_needs_a_word() -> None:
 
 
 def test_what_is_not_there_is_not_found() -> None:
-    with pytest.raises(ReleaseNotFound, match="highest of 4 is 3.0"):
+    with pytest.raises(ReleaseNotFound, match=r"highest of 4 is 3\.0"):
         choose_release(RELEASES, name="m", version="4.0")
     with pytest.raises(ReleaseNotFound):
         choose_release([], name="m", version=None)

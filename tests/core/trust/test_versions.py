@@ -16,7 +16,8 @@ ORDERED = [
 
 
 def test_versions_are_ordered_as_numbers_and_stages() -> None:
-    assert sorted(reversed(ORDERED), key=parse_version) == ORDERED
+    mixed = ORDERED[::2] + ORDERED[1::2]
+    assert sorted(mixed, key=parse_version) == ORDERED
     assert highest(ORDERED) == "1!0.1"
     assert highest([]) is None
 
