@@ -1,4 +1,4 @@
-"""Real nodes on loopback for the tests of the network, and attackers that speak to them in raw frames."""
+"""Real nodes on loopback for the tests of the network, and attackers that speak in raw frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks and accidents against a running node: what each may cost, and that everyone else is served."""
+"""Attacks and accidents against a running node: what each costs, and that others are served."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ async def test_a_peer_that_is_not_who_was_dialled_is_refused(nursery: trio.Nurse
 
 async def test_half_open_connections_keep_nobody_out(nursery: trio.Nursery) -> None:
     victim, honest = await nodes(nursery, 2)
-    wires = [await dial(nursery, victim) for _ in range(300)]
+    for _ in range(300):
+        await dial(nursery, victim)
     with trio.fail_after(5):
         await honest.connect(address_of(victim))
     assert await ask_echo(honest, victim) == b"are you there"
