@@ -32,6 +32,7 @@ class Placing:
         self._holdings = holdings
         self._files = holdings.files
         self._without_reflink: set[tuple[int, int]] = set()  # pairs of devices
+        self._scratches: set[Path] = set()  # of trees being built now
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
         """See `Store.materialize`."""
@@ -39,7 +40,7 @@ class Placing:
             return self._accept(files, destination)
         self._check_held(files)
         self._files.make_folder(destination.parent)
-        scratch = destination.parent / f"{PART_FOLDER}-{secrets.token_hex(8)}"
+        scratch = self._scratch(destination.parent, f"{PART_FOLDER}-")
         try:
             placement = Placement(destination)
             with Tree(self._files, scratch) as tree:
@@ -58,6 +59,7 @@ class Placing:
             return Placement(destination, placement.methods, extra)
         finally:
             remove_tree(scratch)
+            self._scratches.discard(scratch)
 
     def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
         """See `Store.place_files`."""
@@ -71,7 +73,7 @@ class Placing:
             return Placement(folder, methods, 0)
         self._check_held(left)
         extra = 0
-        hidden = folder / PART_FOLDER / secrets.token_hex(8)
+        hidden = self._scratch(folder / PART_FOLDER, "tree-")
         try:
             with Tree(self._files, folder) as tree, Tree(self._files, hidden) as scratch:
                 for number, file in enumerate(left):
@@ -88,6 +90,7 @@ class Placing:
                 tree.sync_made()
         finally:
             remove_tree(hidden)
+            self._scratches.discard(hidden)
             remove_empty(hidden.parent)
         return Placement(folder, methods, extra)
 
@@ -104,6 +107,15 @@ class Placing:
                 except DestinationExists:
                     found.append(file.path)
         return found
+
+    def _scratch(self, above: Path, prefix: str) -> Path:
+        """A new name for a tree under way. What a crash left of others there is taken away."""
+        chosen = above / f"{prefix}{secrets.token_hex(8)}"
+        self._scratches.add(chosen)
+        for stale in above.glob(f"{prefix}*"):
+            if stale not in self._scratches:
+                remove_tree(stale)
+        return chosen
 
     # ---- what is there already
 

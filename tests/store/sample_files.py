@@ -118,5 +118,7 @@ def read_all(store: Store, file: SampleFile) -> bytes:
 
 
 def runs_of_bits(held: bytes, count: int) -> list[int]:
-    """Indexes of set bits, the slow and readable way."""
+    """Indexes of set bits, the slow and readable way; none for a page that is not held."""
+    if not held:
+        return []
     return [index for index in range(count) if held[index // 8] >> (7 - index % 8) & 1]
