@@ -53,14 +53,18 @@ def test_what_was_encoded_decodes_to_the_same_value(value: Value) -> None:
 
 
 @given(st.dictionaries(texts, scalars, max_size=8), st.randoms(use_true_random=False))
-def test_the_order_in_which_a_map_was_built_does_not_show(value: dict[str, Value], rng: Any) -> None:
+def test_the_order_in_which_a_map_was_built_does_not_show(
+    value: dict[str, Value], rng: Any
+) -> None:
     keys = list(value)
     rng.shuffle(keys)
     assert encode({key: value[key] for key in keys}) == encode(value)
 
 
 @given(shallow, st.data())
-def test_a_changed_byte_is_refused_or_means_another_value(value: Value, data: st.DataObject) -> None:
+def test_a_changed_byte_is_refused_or_means_another_value(
+    value: Value, data: st.DataObject
+) -> None:
     encoded = bytearray(encode(value))
     place = data.draw(st.integers(0, len(encoded) - 1))
     encoded[place] ^= data.draw(st.integers(1, 255))
