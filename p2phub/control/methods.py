@@ -25,9 +25,7 @@ from p2phub.proto.names import (
 
 TEXT_LENGTH_MAX: Final = 64 * 1024  # one parameter
 LIST_LENGTH_MAX: Final = 256  # entries of one parameter
-METADATA_FILES_MAX: Final = (
-    1024  # of one publisher in one commit: a first commit carries all roots and roles
-)
+METADATA_FILES_MAX: Final = 20_000  # in one commit: a name has one file, a publisher 16,384 names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

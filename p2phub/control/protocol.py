@@ -123,4 +123,3 @@ def raised(found: object) -> P2phubError:
             plain_facts = facts if isinstance(facts, dict) else {}
             return known(str(error.get("message", "")), **plain_facts)
     return RemoteError(error)
-
