@@ -70,10 +70,10 @@ def encode_address(address: str) -> bytes:
 @lru_cache(_REMEMBERED)
 def decode_address(data: bytes) -> str | None:
     """The text of a wire multiaddr, without a /p2p at its end; None for what we cannot dial."""
-    if not 7 < len(data) <= ADDRESS_BYTES_MAX:
+    if not 2 < len(data) <= ADDRESS_BYTES_MAX:
         return None
     code = data[0]
-    if code == _IP4:
+    if code == _IP4 and len(data) > 5:
         host, rest = str(ipaddress.IPv4Address(data[1:5])), data[5:]
     elif code == _IP6 and len(data) > 17:
         host, rest = str(ipaddress.IPv6Address(data[1:17])), data[17:]
