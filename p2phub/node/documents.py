@@ -45,6 +45,7 @@ IDLE_TIMEOUT_S = 60.0  # a stream on which nothing is asked for this long is clo
 ANSWER_TIMEOUT_S = 20.0  # for one batch, at 100 kB/s at the least
 HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
 PAUSE_MAX_S = 8.0  # after failures of one peer; then a later round of the search may bring it again
+ROUNDS_ENOUGH = 3  # rounds of search after which nobody who answered has it: no use in waiting on
 SEARCH_TIMEOUT_S = 20.0  # without any progress, before "no provider found"
 
 
@@ -245,9 +246,12 @@ class _Gathering:
     async def _watch(self, scope: trio.CancelScope) -> None:
         while True:
             due_s = self._last_progress_s + self._timeout_s
-            if trio.current_time() >= due_s and self._search.rounds_count > 0:
+            is_hopeless = self._search.rounds_count >= ROUNDS_ENOUGH and all(
+                self._left <= self._lacking.get(peer, self._left) for peer in self._search.found
+            )
+            if is_hopeless or (trio.current_time() >= due_s and self._search.rounds_count > 0):
                 scope.cancel()
-            await trio.sleep(max(0.25, due_s - trio.current_time()))
+            await trio.sleep(0.25)
 
     async def _ask(self, peer: PeerId, scope: trio.CancelScope) -> None:
         lacking = self._lacking[peer]
@@ -256,8 +260,9 @@ class _Gathering:
             batch = self._take(lacking)
             if not batch:
                 if self._left <= lacking:
-                    del self._lacking[peer]
-                    return  # a later round of the search may ask it again
+                    await self._search.wait_round()
+                    lacking.clear()  # it may have got it meanwhile
+                    continue
                 with trio.move_on_after(HEDGE_AFTER_S) as slow:
                     await self._requeued.wait()
                 if not slow.cancelled_caught:

@@ -86,7 +86,7 @@ class Publishers:
         publisher_id: str,
         name: str,
         version: str | None,
-        search: Search,
+        search: Search | None,
         *,
         allow_yanked: bool = False,
     ) -> ReleaseStatement:
@@ -191,7 +191,7 @@ class _Followed:
                         nursery.start_soon(ask, peer)
                 waited_s = trio.current_time() - started_s
                 pending = len(asked) - len(asked_failed) - len(answers)
-                round_over = search.rounds_count > 0 and pending == 0
+                round_over = search.is_surveyed and pending == 0
                 held_count = sum(1 for answer in answers.values() if answer is not None)
                 if held_count >= ANSWERS_ENOUGH or (
                     answers and (round_over or waited_s >= ANSWER_WINDOW_S)

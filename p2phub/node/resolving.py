@@ -185,11 +185,18 @@ class Resolver:
         publisher_id = release.publisher_id
         view, peers_count, warnings = await self.refresh(publisher_id, named, recent_s=recent_s)
         own = self.is_own(publisher_id)
-        kinds = [] if own else [(KeyKind.PUBLISHER, parse_publisher_id(publisher_id))]
-        async with self.search(kinds, named) as search:
-            statement = await self._publishers.resolve(
+
+        async def look(search: Search | None) -> ReleaseStatement:
+            return await self._publishers.resolve(
                 publisher_id, release.name, release.version, search, allow_yanked=allow_yanked
             )
+
+        try:
+            statement = await look(None)
+        except NoProvider:  # the name's own file is not here yet
+            key = parse_publisher_id(publisher_id)
+            async with self.search([(KeyKind.PUBLISHER, key)], named) as search:
+                statement = await look(search)
         notes = list(warnings)
         if view.state is not Freshness.FRESH:
             notes.append(

@@ -41,6 +41,7 @@ class Search:
         self.found: list[PeerId] = []
         self.asked_count = 0  # DHT nodes that answered so far
         self.rounds_count = 0
+        self.is_surveyed = False  # named peers were dialled, and whom the first key brought
 
     async def run(self) -> None:
         """Search until cancelled."""
@@ -48,10 +49,15 @@ class Search:
         while True:
             self.add_connected()
             async with open_tasks() as nursery:
-                for address in self._named:
-                    nursery.start_soon(self._try, address)
-                for number, key in enumerate(self._keys):
-                    nursery.start_soon(self._look_up, key, number * KEY_STAGGER_S, nursery)
+                for number, key in enumerate(self._keys[1:], 1):
+                    nursery.start_soon(self._look_up, key, number * KEY_STAGGER_S)
+                async with open_tasks() as survey:
+                    for address in self._named:
+                        survey.start_soon(self._try, address)
+                    for key in self._keys[:1]:
+                        survey.start_soon(self._look_up, key, 0.0)
+                self.is_surveyed = True
+                self._notify()
             self.rounds_count += 1
             self._notify()
             await trio.sleep(pause_s)
@@ -80,6 +86,12 @@ class Search:
         while len(self.found) <= known_count and self.rounds_count == rounds:
             await self._changed.wait()
 
+    async def wait_round(self) -> None:
+        """Until the round that is under way has ended."""
+        rounds = self.rounds_count
+        while self.rounds_count == rounds:
+            await self._changed.wait()
+
     def report(self, what: str) -> NoProvider:
         """The error for a search that found nothing: who was asked, and for how long."""
         seconds = trio.current_time() - self._started_s
@@ -92,15 +104,15 @@ class Search:
             seconds=round(seconds, 1),
         )
 
-    async def _look_up(self, key: bytes, delay_s: float, nursery: trio.Nursery) -> None:
+    async def _look_up(self, key: bytes, delay_s: float) -> None:
         # One key is enough where nobody squats: the others cost the network a lookup each.
         await trio.sleep(delay_s)
         if len(self.found) >= ENOUGH_COUNT:
             return
         try:
-            async with self._network.find(key) as lookup:
+            async with open_tasks() as dials, self._network.find(key) as lookup:
                 async for provider in lookup:
-                    nursery.start_soon(self._try, provider)
+                    dials.start_soon(self._try, provider)
                 self.asked_count = max(self.asked_count, lookup.asked_count)
         except P2phubError as error:
             self._fail(str(error))
