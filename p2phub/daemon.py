@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import json
 import logging
 import logging.handlers
 import os
@@ -55,19 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings(home, flags)
         _log_to(home, settings.log_level)
         _raise_descriptor_limit()
-        return _run(home, settings, lock)
+        return _run(home, settings, lock, options.json)
     except P2phubError as error:
         return _refuse(error)
     except KeyboardInterrupt:
         return 130
 
 
-def _run(home: Home, settings: Settings, lock: int) -> int:
+def _run(home: Home, settings: Settings, lock: int, as_json: bool) -> int:
     ending = _Ending()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending.on_signal)
     try:
-        trio.run(_serve, home, settings, ending)
+        trio.run(_serve, home, settings, ending, as_json)
     except Exception as error:
         known = expected(error)
         if known is None:
@@ -81,7 +82,7 @@ def _run(home: Home, settings: Settings, lock: int) -> int:
     return 0
 
 
-async def _serve(home: Home, settings: Settings, ending: _Ending) -> None:
+async def _serve(home: Home, settings: Settings, ending: _Ending, as_json: bool) -> None:
     with trio.CancelScope() as scope:
         ending.begin(scope)
         # Before the node, so that a taken port is said at once.
@@ -109,7 +110,10 @@ async def _serve(home: Home, settings: Settings, ending: _Ending) -> None:
                 address = (
                     identity.addresses[0] if identity.addresses else f"/p2p/{identity.peer_id}"
                 )
-                print(f"ready {address} {url or '-'}", flush=True)
+                if as_json:
+                    print(json.dumps({"address": address, "gateway": url}), flush=True)
+                else:
+                    print(f"ready {address} {url or '-'}", flush=True)
                 await trio.sleep_forever()
 
 
@@ -151,6 +155,7 @@ class _Ending:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="p2phub daemon", allow_abbrev=False)
     parser.add_argument("--home", metavar="DIR", help="the node's folder")
+    parser.add_argument("--json", action="store_true", help="the ready line as JSON")
     for name in setting_names():
         entry = about(name)
         if entry.flag.startswith("--no-"):

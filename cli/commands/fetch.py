@@ -1,0 +1,83 @@
+"""`p2phub fetch`."""
+
+from __future__ import annotations
+
+import click
+
+from p2phub.cli.options import Invocation, absolute, common, invocation, peer_option
+from p2phub.cli.progress import ProgressLine
+from p2phub.cli.render import note, out, out_json, plural, size, visible
+from p2phub.control.protocol import Json
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.option(
+    "-o", "--output", metavar="DIR", help="Put the files here; without it, under the home."
+)
+@click.option("--include", metavar="GLOB", multiple=True, help="Only files that match. Repeatable.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="No files that match. Repeatable.")
+@click.option("--allow-yanked", is_flag=True, help="Also what its publisher has withdrawn.")
+@peer_option
+@common
+@invocation
+def fetch(
+    run: Invocation,
+    reference: str,
+    output: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    allow_yanked: bool,
+    peers: tuple[str, ...],
+) -> None:
+    """Get a release or a file, every byte verified, and print where it is.
+
+    REF is petname/name[@version], a p2phub:// link, a content id (bafk…) or sha256:<64 hex>.
+    What was verified stays when the command is stopped; the same command resumes.
+    """
+    with run.connect() as daemon, ProgressLine(run.json) as progress:
+        result = daemon.call(
+            "fetch",
+            on_progress=progress.update,
+            reference=reference,
+            destination=absolute(output) if output is not None else None,
+            include=list(include),
+            exclude=list(exclude),
+            allow_yanked=allow_yanked,
+            peers=list(peers),
+        )
+    if run.json:
+        out_json(result)
+        return
+    describe(result)
+    out(result["path"])
+
+
+def describe(result: Json) -> None:
+    """Who signed it, where the bytes came from, and what went wrong on the way."""
+    signer = result["signer"]
+    if signer is not None:
+        named = visible(signer["petname"] or signer["publisher_id"])
+        seen = plural(signer["seen_from"], "peer")
+        note(
+            f"signed by {named} as {visible(signer['name'])}@{visible(signer['version'])}, "
+            f"seen from {seen}"
+        )
+        if signer["status"] != "active":
+            note(f"its publisher calls it {signer['status']}: {visible(signer['reason'])}")
+        if signer["freshness"] != "fresh":
+            note(f"what is known of this publisher is {signer['freshness']}")
+    else:
+        note("no signature is known; the content id itself was verified")
+    rate = result["bytes_fetched"] / max(result["seconds"], 0.001)
+    senders = [peer for peer in result["peers"] if peer["bytes"]]
+    note(
+        f"{plural(result['file_count'], 'file')}, {size(result['data_size'])}: "
+        f"{size(result['bytes_fetched'])} from {plural(len(senders), 'peer')} at {size(rate)}/s, "
+        f"{size(result['bytes_reused'])} from this disk ({result['method']})"
+    )
+    for peer in result["peers"]:
+        if peer["fault"]:
+            note(f"peer {visible(peer['peer_id'])} was dropped: {visible(peer['fault'])}")
+    for warning in result["warnings"]:
+        note(f"warning: {visible(warning)}")

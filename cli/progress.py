@@ -1,0 +1,77 @@
+"""One line on a terminal that says how far an operation is. Elsewhere it says nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from types import TracebackType
+from typing import Final, Self
+
+from p2phub.cli.render import duration, plural, size, visible
+from p2phub.control.protocol import Json
+
+STAGES: Final = {
+    "resolve": "looking up the name",
+    "find": "looking for peers",
+    "documents": "reading the list of files",
+    "scan": "reading",
+    "transfer": "fetching",
+    "complete": "checking",
+    "verify": "verifying",
+}
+_BAR_MAX: Final = 30
+_CLEAR: Final = "\r\x1b[K"
+
+
+class ProgressLine:
+    """Shows progress objects of the control socket; counts verified bytes only, as those do."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()
+
+    def update(self, progress: Json) -> None:
+        if not self._shown:
+            return
+        width = shutil.get_terminal_size().columns
+        sys.stderr.write(_CLEAR + line(progress, width - 1))
+        sys.stderr.flush()
+
+
+def line(progress: Json, width: int) -> str:
+    """The line for one progress object, at most `width` characters."""
+    stage = STAGES.get(str(progress.get("stage")), visible(progress.get("stage")))
+    done, total = int(progress.get("done_bytes") or 0), progress.get("total_bytes")
+    rate, peers = float(progress.get("rate_bytes_per_s") or 0), int(progress.get("peers") or 0)
+    parts = [stage]
+    if isinstance(total, int) and total > 0:
+        parts.append(f"{size(done)} of {size(total)}")
+        parts.append(f"{min(done * 100 // total, 100)} %")
+    elif done:
+        parts.append(size(done))
+    if rate >= 1:
+        parts.append(f"{size(rate)}/s")
+    if peers:
+        parts.append(plural(peers, "peer"))
+    if isinstance(total, int) and rate >= 1 and total > done:
+        parts.append(f"{duration((total - done) / rate)} left")
+    if progress.get("note"):
+        parts.append(visible(progress["note"]))
+    text = "  ".join(parts)
+    room = min(width - len(text) - 4, _BAR_MAX)
+    if isinstance(total, int) and total > 0 and room >= 10:
+        filled = min(done * room // total, room)
+        text = f"[{'#' * filled}{'-' * (room - filled)}]  {text}"
+    return text[: max(width, 0)]

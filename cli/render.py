@@ -1,0 +1,79 @@
+"""Values as text for people: sizes, times, tables; and strangers' words made harmless."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def visible(text: object) -> str:
+    """`text` with every character that a terminal would act on, or nobody would see, as an
+    escape.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def size(count: float) -> str:
+    """Bytes with three digits and a decimal unit: 90.9 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 99.95 or unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as exact as one looks: 3 s, 2 min, 1 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" if whole >= 600 else f"{whole // 60} min {whole % 60} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def table(
+    rows: Iterable[Sequence[object]], header: Sequence[str], right: Sequence[int] = ()
+) -> str:
+    """Columns as wide as they need, without lines. right: columns that hold numbers."""
+    lines = [[visible(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def fields(rows: Iterable[tuple[str, object]]) -> str:
+    """`name   value` lines; values that are empty are left out."""
+    shown = [(name, visible(value)) for name, value in rows if value not in (None, "", [])]
+    width = max((len(name) for name, _ in shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
+
+
+def out(text: str) -> None:
+    """A result."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """Something beside the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def out_json(value: Any) -> None:  # Any: what the daemon sent, as JSON
+    """A result as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=True), flush=True)
