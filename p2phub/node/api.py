@@ -143,6 +143,7 @@ class Fetched:
     bytes_fetched: int  # from peers, documents included
     bytes_reused: int  # from this node's own disk
     seconds: float
+    usable_seconds: float  # of them, until every chunk was verified and could be read
     peers: tuple[PeerShare, ...]
     signer: Signer | None  # None: asked by content id or SHA-256, and no signature is known
     warnings: tuple[str, ...] = ()  # one line each, for a person

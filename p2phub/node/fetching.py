@@ -109,6 +109,8 @@ class Fetching:
                 await self._lease(plan, time.time() + LEASE_S)
                 reused_bytes = await self._prepare(plan, search)
                 shares = await self._transfer(plan, search, progress)
+                usable_seconds = trio.current_time() - started_s
+                await trio.to_thread.run_sync(self._store.checkpoint)
                 placement = await self._complete(plan, search, shares, progress)
                 await self._keep(plan, placement)
                 await self._lease(plan, 0)
@@ -117,7 +119,7 @@ class Fetching:
         payload_bytes = sum(share.bytes for share in shares)
         return Fetched(
             path=placement.path if tree.manifest is not None else placement.path / files[0].path,
-            method=_method(placement),
+            method=_method(placement, data_size),
             reference=resolved.text,
             content_id=content_id_text(resolved.digest),
             file_count=len(files),
@@ -125,6 +127,7 @@ class Fetching:
             bytes_fetched=payload_bytes + self._documents.received_bytes - documents_before,
             bytes_reused=reused_bytes,
             seconds=trio.current_time() - started_s,
+            usable_seconds=usable_seconds,
             peers=tuple(shares),
             signer=resolved.signer,
             warnings=resolved.warnings,
@@ -242,7 +245,6 @@ class Fetching:
                 nursery.start_soon(report)
                 await transfer.run()
                 nursery.cancel_scope.cancel()
-        await trio.to_thread.run_sync(self._store.checkpoint)
         return _shares(transfer)
 
     async def _complete(
@@ -258,6 +260,7 @@ class Fetching:
                     if attempt == REPAIRS_MAX:
                         raise
                     shares += await self._transfer(plan, search, progress)
+                    await trio.to_thread.run_sync(self._store.checkpoint)
         if plan.folder is not None:
             return await trio.to_thread.run_sync(self._store.place_files, plan.files, plan.folder)
         destination = self._home.release_tree(_tree_name(plan.resolved))
@@ -345,7 +348,11 @@ def _tree_name(resolved: Resolved) -> tuple[str, ...]:
     return (signer.petname or signer.publisher_id, statement.name, statement.version)
 
 
-def _method(placement: Placement) -> str:
+def _method(placement: Placement, data_size: int) -> str:
+    """How most of the bytes got to their place."""
     names = {Method.ADOPTED: "adopt", Method.HELD: "present"}
-    used = sorted((m for m, n in placement.methods.items() if n), key=list(Method).index)
-    return names.get(used[-1], str(used[-1])) if used else "present"
+    used = [method for method in Method if placement.methods.get(method)]
+    if not used:
+        return "present"
+    method = used[-1] if 2 * placement.extra_bytes > data_size else used[0]
+    return names.get(method, str(method))
