@@ -14,7 +14,7 @@ from p2phub.cli.render import note, out, out_json, plural, size, visible
 from p2phub.control.client import ControlClient
 from p2phub.control.protocol import Json
 from p2phub.core.trust.versions import normal_version
-from p2phub.errors import BadReleaseName, MetadataIncomplete, UnknownPublisher
+from p2phub.errors import BadReleaseName, TrustError
 from p2phub.proto.content_id import parse_content_id
 from p2phub.proto.names import is_name
 
@@ -131,7 +131,7 @@ def commit(
                 petname=petname,
                 files={key: base64.b64encode(data).decode("ascii") for key, data in sent.items()},
             )
-        except (MetadataIncomplete, UnknownPublisher):
+        except TrustError:
             if offered is None:
                 raise
             continue
