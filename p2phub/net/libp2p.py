@@ -75,7 +75,7 @@ class Libp2pNetwork:
         Raises NetworkError for another version of libp2p, BadSetting for addresses that cannot be
         used.
         """
-        _assert_version()
+        assert_version(version("libp2p"))
         _silence()
         self.peer_id = identity.peer_id
         self._public_key = identity.key_pair.public_key.serialize()
@@ -265,8 +265,8 @@ def _dialable(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _assert_version() -> None:
-    installed = version("libp2p")
+def assert_version(installed: str) -> None:
+    """Raises NetworkError unless this is the libp2p that this package was tested against."""
     if installed != LIBP2P_VERSION:
         raise NetworkError(
             f"libp2p {installed} is installed, p2phub works with exactly {LIBP2P_VERSION}:"

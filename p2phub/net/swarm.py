@@ -42,6 +42,7 @@ from p2phub.proto.limits import (
 
 HANDSHAKE_TIMEOUT_S = 8.0  # inbound: three round trips and a slow processor
 NEGOTIATE_TIMEOUT_S = 10.0  # the first line on a stream
+SILENCE_S = 4.0  # after a question, without a single byte: the peer is not there any more
 CLOSE_LINGER_S = 10.0  # after our last byte on a stream, for the peer's end of it
 IDLE_S = 300.0  # without any stream: beyond it a connection makes room for others
 _SWEEP_S = 60.0
@@ -164,11 +165,15 @@ class Swarm:
     async def open(self, connection: Connection, protocol: str) -> PeerStream:
         """A stream on this connection. Raises StreamClosed, ProtocolRefused, ProtocolViolation."""
         stream = await connection.yamux.open()
-        connection.used_s = trio.current_time()
+        begun_s = connection.used_s = trio.current_time()
         try:
             await propose(stream, protocol)
         except BaseException:
             stream.abort()
+            is_silent = connection.yamux.heard_s < begun_s
+            if is_silent and trio.current_time() - begun_s >= SILENCE_S:
+                # A machine that vanished says no goodbye: the next caller shall dial anew.
+                connection.yamux.end("the peer fell silent")
             raise
         return PeerStream(stream, connection)
 

@@ -95,6 +95,7 @@ class Yamux:
         self._is_writing = False
         self._failure: str | None = None
         self._scope = trio.CancelScope()
+        self.heard_s = trio.current_time()  # when the peer last sent anything
         self.ended = trio.Event()
 
     # -- for the owner of the connection -------------------------------------------------------
@@ -273,7 +274,7 @@ class Yamux:
         rest = memoryview(self._received)
         while True:
             while len(rest) < _HEADER.size:
-                rest = memoryview(bytes(rest) + await self._channel.receive())
+                rest = memoryview(bytes(rest) + await self._receive())
             version, kind, flags, index, length = _HEADER.unpack_from(rest)
             rest = rest[_HEADER.size :]
             if version != 0 or kind > _GO_AWAY:
@@ -286,6 +287,11 @@ class Yamux:
                 raise StreamClosed("the peer said goodbye")
             elif flags & _SYN:
                 self.push_frame(_PING, _ACK, 0, length)
+
+    async def _receive(self) -> bytes:
+        message = await self._channel.receive()
+        self.heard_s = trio.current_time()
+        return message
 
     async def _read_data(
         self, flags: int, index: int, length: int, rest: memoryview, on_stream: OnYamuxStream
@@ -300,7 +306,7 @@ class Yamux:
         missing = length
         while missing:
             if not rest:
-                rest = memoryview(await self._channel.receive())
+                rest = memoryview(await self._receive())
                 message_bytes = len(rest)
             piece = rest[:missing]
             rest = rest[len(piece) :]

@@ -29,6 +29,7 @@ from tests.net.nodes import (
     data_frame,
     dial,
     frame,
+    identity,
     node,
     nodes,
     opening,
@@ -205,6 +206,20 @@ async def test_a_peer_that_returns_replaces_its_oldest_connection(nursery: trio.
     assert await is_closed(ghosts[0])
     await honest.connect(address_of(victim))
     assert len(victim.peers()) == 3
+
+
+async def test_a_peer_that_vanished_without_a_word_is_given_up_and_dialled_anew(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    mock_clock.rate = 20.0
+    (one,) = await nodes(nursery, 1)
+    vanished = await attack(nursery, one)
+    await vanished.receive_frame()  # the victim asks who we are: it has taken us in
+    assert [status.peer for status in one.peers()] == [identity(9000).peer_id]
+    with pytest.raises(PeerUnreachable):
+        await one.open(identity(9000).peer_id, ECHO, timeout_s=5)
+    assert one.peers() == []
+    assert await is_closed(vanished)
 
 
 async def test_every_address_of_a_peer_is_tried_at_once(nursery: trio.Nursery) -> None:

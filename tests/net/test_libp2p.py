@@ -22,9 +22,9 @@ from libp2p.security.noise.transport import Transport
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-from p2phub.errors import BadSetting, PortInUse
+from p2phub.errors import BadSetting, NetworkError, PortInUse
 from p2phub.net.base import Stream, parse_peer_address
-from p2phub.net.libp2p import PING
+from p2phub.net.libp2p import PING, assert_version
 from tests.net.nodes import ECHO, address_of, ask_echo, node, nodes
 
 
@@ -134,6 +134,12 @@ def test_an_ordinary_life_says_nothing_on_stderr() -> None:
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert logging.getLogger("libp2p").level == logging.CRITICAL
+
+
+def test_another_version_of_libp2p_is_refused_with_both_versions_named() -> None:
+    assert_version("0.8.1")
+    with pytest.raises(NetworkError, match=r"0\.8\.2 is installed.*0\.8\.1"):
+        assert_version("0.8.2")
 
 
 # -- libp2p's own host, as other networks run it ----------------------------------------------
