@@ -154,7 +154,8 @@ class Download:
 
     def _on_spans(self, spans: list[int]) -> None:
         for span in spans:
-            self._picker.give_back(span)
+            if not self._planner.is_span_complete(span):  # else the disk had it while it was being cut
+                self._picker.give_back(span)
         if spans:
             self._availability.judge_spans(spans)
             self._wake_all()
