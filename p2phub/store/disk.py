@@ -11,7 +11,6 @@ import shutil
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from p2phub.digest import Digest, digest
@@ -312,44 +311,11 @@ class DiskStore:
         )  # fmt: skip
 
     def _recover(self) -> None:
-        """Understand what a crash left: parts whose file is gone, or was renamed just before."""
+        """Understand what a crash left of each part."""
         for id in self._index.object_ids("state IN ('partial', 'condemned') AND kind = 'part'"):
             object = self._holdings.object(id)
-            if object is None:
-                continue
-            row, path = object.row, self._holdings.path(object)
-            if _size(path) == row.size:
-                continue
-            whole = self._folder.whole(row.digest)
-            change = replace(row, state=ObjectState.COMPLETE, target=None)
-            if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
-                stamp = FileStamp.of(os.lstat(row.target))
-                change = replace(change, kind="adopted", path=row.target, stamp=stamp)
-            elif _size(whole) == row.size:
-                change = replace(change, kind="data", path=None, stamp=None)
-            else:
-                self._parts.discard(object)
-                continue
-            with self._index.transaction() as transaction:
-                transaction.change_object(change)
-                transaction.drop_bits(row.id)
-            object.row = change
-
-
-def _moved(path: Path, stamp: FileStamp) -> bool:
-    """Whether the file at `path` is the one with `stamp`: a rename changes nothing but the time of change."""
-    try:
-        found = FileStamp.of(os.lstat(path))
-    except OSError:
-        return False
-    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return -1
+            if object is not None:
+                self._parts.settle(object)
 
 
 def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:

@@ -6,6 +6,7 @@ memory and in the index, and noted as withdrawn, so that the node can tell peopl
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from p2phub.digest import EMPTY, Digest, digest
-from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError
+from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError, StoreFailed
 from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Withdrawn
@@ -33,6 +34,9 @@ OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes ea
 PLACES_MAX = 16384  # segments whose places are remembered
 QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
 WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped, since the index has them anyway
+
+
+_REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
 class Place(NamedTuple):
@@ -180,16 +184,21 @@ class Holdings:
         path, reason = self.path(object), ""
         try:
             with self._open.use(object.file_key, lambda: self._open_file(row)) as file:
-                if row.kind == "adopted" and (reason := _difference(file, row.stamp)):
+                is_whole = row.kind != "part"
+                if is_whole and (reason := _difference(file, row.stamp)):
                     got = 0
                 else:
                     got = self.files.read(file, into, offset, path)
-                    if row.kind == "adopted":
+                    if is_whole:
                         reason = _difference(file, row.stamp)
         except FileNotFoundError:
             if object.row != row:
                 return self.read(object, offset, into)
             reason = "was removed"
+        except StoreFailed as error:
+            if row.kind != "adopted" or error.facts.get("errno") not in _REPLACED:
+                raise
+            reason = "was replaced or can't be read any more"
         if reason:
             self.withdraw(object, reason)
             raise NotHeld(f"{path} {reason}: what it held is not held any more", path=str(path))

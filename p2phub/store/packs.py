@@ -135,7 +135,7 @@ class Packs:
             self._files.close(self._writer)
             self._writer = None
             self._number += 1
-        elif self._number == 0 or self._ends[self._number] >= PACK_BYTES_MAX:
+        elif self._number == 0 or self._ends.get(self._number, 0) >= PACK_BYTES_MAX:
             self._number += 1
         path = self._folder.pack(self._number)
         end = self._ends.get(self._number, 0)

@@ -75,6 +75,9 @@ class Parts:
         """See `Store.open_part`."""
         with self._checkpointing:
             object = self._holdings.named(name)
+            if object is not None:
+                self.settle(object)
+                object = self._holdings.named(name)
             if object is not None and object.is_whole:
                 return
             if object is not None and object.row.state is ObjectState.PARTIAL:
@@ -341,8 +344,11 @@ class Parts:
         """See `Store.finish`; the object is no complete one."""
         with self._checkpointing:
             self.sync()
+            self.settle(object)
             with object.lock:
                 row = object.row
+                if row.state is ObjectState.COMPLETE:
+                    return Placement(self._holdings.path(object))
                 if row.state is ObjectState.CONDEMNED:
                     raise _mismatch(row, None)
                 if object.is_closing or row.kind != "part" or not object.has_all():
@@ -358,6 +364,24 @@ class Parts:
             with object.lock:
                 object.is_closing = False
                 object.lock.notify_all()
+
+    def settle(self, object: StoredObject) -> None:
+        """Understand what a crash or a refusal left of a part: renamed already, or gone."""
+        with self._checkpointing:
+            row, path = object.row, self._holdings.path(object)
+            if row.state is not ObjectState.PARTIAL or row.kind != "part" or object.is_closing:
+                return
+            if size_of(path) == row.size:
+                return
+            whole = self._holdings.folder.whole(row.digest)
+            if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
+                stamp = FileStamp.of(os.lstat(row.target))
+                self._journal.append([adopted(row, row.target, stamp)])
+                self._complete(object, kind="adopted", path=row.target, stamp=stamp)
+            elif size_of(whole) == row.size:
+                self._complete(object, kind="data", path=None, stamp=None)
+            else:
+                self.discard(object)
 
     def _recompute(self, object: StoredObject) -> None:
         """Raises DigestMismatch or CorruptChunk unless the file's SHA-256 is what its record says."""
@@ -419,11 +443,12 @@ class Parts:
             try:
                 files.rename_new(source, name, target_folder=folder)
             except FileExistsError:
-                self._change(object, target=None, stamp=None)
                 if not tree.equals(place.path, object.row.size, object.row.sha256):
+                    self._change(object, target=None, stamp=None)
                     raise DestinationExists(
                         f"{target} exists with other content: nothing was overwritten", path=str(target)
                     ) from None
+                self._change(object, stamp=tree.stamp(place.path))
                 files.remove(source)
                 self._holdings.replaced(object)  # from now on the file that was there is read
             tree.sync_to(place.path)
@@ -445,11 +470,9 @@ class Parts:
         finally:
             files.close(writer)
         files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
-        with object.lock:
-            # Readers look at the new place from now on, should they open the file again.
-            object.row = replace(object.row, kind="data", path=None)
         files.sync_folder(target.parent)
         files.sync_folder(source.parent)
+        remove_empty(source.parent)
         self._complete(object, kind="data", path=None, stamp=None)
         return Placement(target, {}, 0)
 
@@ -511,6 +534,23 @@ def samples(
         for index in indexes
         if is_sampled(name := page.digest_of(index), page.lengths[index])
     ]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; -1 if there is none."""
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return -1
+
+
+def _moved(path: Path, stamp: FileStamp) -> bool:
+    """Whether the file at `path` is the one with `stamp`: a rename changes the time of change alone."""
+    try:
+        found = FileStamp.of(os.lstat(path))
+    except OSError:
+        return False
+    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
 
 
 def remove_empty(folder: Path) -> None:

@@ -77,6 +77,8 @@ class DiskSpanReader(Span):
             return
         is_corrupt = False
         for object, segment in stretch.places:
+            if not object.holds(segment.number, entry, entry + stop - first):
+                continue  # no more
             try:
                 got = self._holdings.read(object, segment.offset + page.offsets[entry], into)
             except NotHeld:

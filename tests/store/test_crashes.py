@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,17 @@ from tests.store.power_cut import FragileFileSystem, PowerCut
 from tests.store.small_life import SmallLife
 
 KILLS = 60
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: the disk of these tests is simulated, real syncs only wait."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 def cut_once(root: Path, cut_at: int, rng: random.Random, *, syncs: bool = True) -> bool:
@@ -50,42 +64,42 @@ def calls_of_a_life(root: Path) -> int:
     return files.calls
 
 
-def test_a_power_cut_at_every_call_breaks_no_promise(tmp_path: Path) -> None:
-    total = calls_of_a_life(tmp_path / "whole")
+def test_a_power_cut_at_every_call_breaks_no_promise(root: Path) -> None:
+    total = calls_of_a_life(root / "whole")
     assert total > 100
     for cut_at in range(1, total + 1):
         rng = random.Random(cut_at)
-        assert cut_once(tmp_path / f"cut-{cut_at}", cut_at, rng), f"call {cut_at} was not reached"
+        assert cut_once(root / f"cut-{cut_at}", cut_at, rng), f"call {cut_at} was not reached"
 
 
-def test_a_disk_whose_syncs_do_nothing_is_found_out(tmp_path: Path) -> None:
+def test_a_disk_whose_syncs_do_nothing_is_found_out(root: Path) -> None:
     # The negative control: a suite that cannot fail proves nothing.
-    total = calls_of_a_life(tmp_path / "whole")
+    total = calls_of_a_life(root / "whole")
     failed = 0
     for cut_at in range(total // 2, total, 7):
         try:
-            cut_once(tmp_path / f"cut-{cut_at}", cut_at, random.Random(cut_at), syncs=False)
+            cut_once(root / f"cut-{cut_at}", cut_at, random.Random(cut_at), syncs=False)
         except Exception:
             failed += 1
     assert failed > 5
 
 
-def test_a_store_goes_on_after_a_cut_as_if_nothing_had_been(tmp_path: Path) -> None:
-    total = calls_of_a_life(tmp_path / "whole")
+def test_a_store_goes_on_after_a_cut_as_if_nothing_had_been(root: Path) -> None:
+    total = calls_of_a_life(root / "whole")
     for cut_at in range(5, total, 11):
-        root = tmp_path / f"cut-{cut_at}"
-        cut_once(root, cut_at, random.Random(-cut_at))
-        store = DiskStore(root / "store")
-        life = SmallLife(root)
+        folder = root / f"cut-{cut_at}"
+        cut_once(folder, cut_at, random.Random(-cut_at))
+        store = DiskStore(folder / "store")
+        life = SmallLife(folder)
         life.live(store)
         life.check(store)
         store.close()
 
 
-def test_a_kill_at_random_calls_breaks_no_promise(tmp_path: Path) -> None:
+def test_a_kill_at_random_calls_breaks_no_promise(root: Path) -> None:
     script = Path(__file__).with_name("killed_lives.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(KILLS)],
+        [sys.executable, str(script), str(root), str(KILLS)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
