@@ -14,6 +14,7 @@ from p2phub.errors import BadSetting
 
 HOME_VARIABLE = "P2PHUB_HOME"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]{0,127}")
+_STATE = re.compile(r"state-([0-9]{1,12})", re.ASCII)
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux less its zero byte
 
 
@@ -190,3 +191,69 @@ PART_FOLDER = ".p2phub-part"  # inside the folder that a fetch writes to; no rel
 def part_in(folder: Path, name: bytes) -> Path:
     """Where a part lies whose result belongs into the user's `folder`."""
     return folder / PART_FOLDER / name.hex()
+
+
+def metadata_file(role: str, version: int | None = None) -> str:
+    """The name of a TUF file: `3.targets.json`, or `timestamp.json`, which alone has no version."""
+    return f"{role}.json" if version is None else f"{version}.{role}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryFolder:
+    """A publisher's own TUF repository: every file under the name that peers ask for."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held while a command or the daemon signs."""
+        return self.root / "lock"
+
+    def metadata(self, role: str, version: int | None = None) -> Path:
+        return self.root / metadata_file(role, version)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedFolder:
+    """What is held of one followed publisher: a folder for each state, and which is current."""
+
+    root: Path
+
+    @property
+    def current(self) -> Path:
+        """A symbolic link to the state in use; replaced by a rename of `next_current`."""
+        return self.root / "current"
+
+    @property
+    def next_current(self) -> Path:
+        return self.root / "current.next"
+
+    def state(self, number: int) -> Path:
+        return self.root / f"state-{number}"
+
+    def state_number(self, path: Path) -> int | None:
+        """Which state `path` is the folder of; None if of none."""
+        match = _STATE.fullmatch(path.name)
+        return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """One state of a followed publisher, laid out as python-tuf's client wants it."""
+
+    root: Path
+
+    @property
+    def roots(self) -> Path:
+        return self.root / "root_history"
+
+    def root_version(self, version: int) -> Path:
+        return self.roots / metadata_file("root", version)
+
+    def role(self, role: str) -> Path:
+        return self.root / metadata_file(role)
+
+
+def signing_key(folder: Path, purpose: str) -> Path:
+    """The file of one private key in a publisher's key folder."""
+    return folder / f"{purpose}.pem"

@@ -247,8 +247,8 @@ class Floor:
                 return False
 
     def _create(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm"):  # SQLite's own names for what belongs to one database
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         connection = self._connect()
         connection.executescript(
             f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"

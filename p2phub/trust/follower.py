@@ -21,14 +21,12 @@ Source: TUF specification 5; SPEC.md, publishers.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from p2phub.core.trust.freshness import Freshness, freshness, instant
 from p2phub.core.trust.releases import ReleaseStatement, choose_release
@@ -41,6 +39,7 @@ from p2phub.errors import (
     TrustError,
     UnknownPublisher,
 )
+from p2phub.paths import FollowedFolder, StateFolder
 from p2phub.proto.names import is_name, parse_publisher_id
 from p2phub.trust.documents import (
     read_role,
@@ -52,9 +51,6 @@ from p2phub.trust.floor import Floor
 from p2phub.trust.selection import Selection, nobody
 from p2phub.trust.updater import tuf_errors
 from p2phub.trust.view import Fetch, View
-
-_CURRENT: Final = "current"
-_VIEW_FOLDER: Final = re.compile(r"view-([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +80,7 @@ class Follower:
         make_folder(folder)
         self.publisher_id = publisher_id
         self._folder = folder
+        self._paths = FollowedFolder(folder)
         self._floor = floor
         self._fetch = fetch
         self._lock = threading.RLock()
@@ -196,13 +193,13 @@ class Follower:
             self._floor.reset(self.publisher_id, instant(now))
             self._view = self._previous = None
             if halted:
-                (self._folder / _CURRENT).unlink(missing_ok=True)
+                self._paths.current.unlink(missing_ok=True)
                 sync_folder(self._folder)
 
     # ---- steps ----------------------------------------------------------------------------------
 
     def _trusted_now(self, now: datetime | float) -> datetime:
-        if not self._floor.knows(self.publisher_id) and (self._folder / _CURRENT).is_symlink():
+        if not self._floor.knows(self.publisher_id) and self._paths.current.is_symlink():
             raise FloorLost(publisher_id=self.publisher_id)
         return self._floor.time(instant(now))
 
@@ -213,7 +210,7 @@ class Follower:
         timestamp = selection.timestamp(held.timestamp, roots[-1])
 
         is_new = held.timestamp != timestamp.data or len(held.roots) != len(roots)
-        folder = self._new_view(held.folder) if is_new or held.folder is None else held.folder
+        folder = self._new_state(held.folder) if is_new or held.folder is None else held.folder
         view = View(folder, roots, timestamp, ask, moment)
         view.forget_stale_snapshot()
         view.updater.refresh()
@@ -308,58 +305,59 @@ class Follower:
         return view
 
     def _held_files(self) -> _HeldFiles:
-        pointer = self._folder / _CURRENT
-        if not pointer.is_symlink():
+        if not self._paths.current.is_symlink():
             return _HeldFiles(None, [], None)
-        folder = self._folder / os.readlink(pointer)
+        folder = self._folder / os.readlink(self._paths.current)
+        state = StateFolder(folder)
         roots: list[bytes] = []
         timestamp: bytes | None = None
         try:
-            while (path := folder / "root_history" / f"{len(roots) + 1}.root.json").exists():
+            while (path := state.root_version(len(roots) + 1)).exists():
                 roots.append(path.read_bytes())
-            timestamp = (folder / "timestamp.json").read_bytes()
+            timestamp = state.role("timestamp").read_bytes()
         except FileNotFoundError:
-            pass  # a view whose files were removed counts as none; the floor still stands
+            pass  # a state whose files were removed counts as none; the floor still stands
         return _HeldFiles(folder if timestamp is not None else None, roots, timestamp)
 
     def _held_role(self, role: str, payload_sha256: bytes) -> bytes | None:
         """The file that says what the floor remembers, as the first half of a proof."""
         folder = self._held_files().folder
-        path = None if folder is None else folder / f"{role}.json"
-        if path is None or not path.exists():
+        if folder is None:
             return None
-        data = path.read_bytes()
+        try:
+            data = StateFolder(folder).role(role).read_bytes()
+        except FileNotFoundError:
+            return None
         document = read_timestamp(data) if role == "timestamp" else read_role(role, data)
         return data if document.payload_sha256 == payload_sha256 else None
 
-    def _new_view(self, held: Path | None) -> Path:
+    def _new_state(self, held: Path | None) -> Path:
         """A folder for the next state, begun with links to the files of the present one."""
-        numbers = []
+        in_use = [held, self._view.folder if self._view is not None else None]
+        highest = 0
         for path in self._folder.iterdir():
-            match = _VIEW_FOLDER.fullmatch(path.name)
-            if match is None:
+            number = self._paths.state_number(path)
+            if number is None:
                 continue
-            # Left by a refresh that failed, or older than the state that is still served as the one
-            # before.
-            if path == held or (self._view is not None and path == self._view.folder):
-                numbers.append(int(match[1]))
+            if path in in_use:
+                highest = max(highest, number)
             else:
+                # Left by a refresh that failed, or older than the state still served.
                 shutil.rmtree(path)
-        folder = self._folder / f"view-{max(numbers, default=0) + 1}"
-        make_folder(folder / "root_history")
+        folder = self._paths.state(highest + 1)
+        make_folder(StateFolder(folder).roots)
         if held is not None:
-            for source in [*held.glob("*.json"), *held.glob("root_history/*.json")]:
+            for source in held.rglob("*.json"):
                 if not source.is_symlink():
                     os.link(source, folder / source.relative_to(held))
         return folder
 
     def _make_current(self, folder: Path) -> None:
-        sync_folder(folder / "root_history")
+        sync_folder(StateFolder(folder).roots)
         sync_folder(folder)
-        pointer = self._folder / f"{_CURRENT}.next"
-        pointer.unlink(missing_ok=True)
-        pointer.symlink_to(folder.name)
-        os.replace(pointer, self._folder / _CURRENT)
+        self._paths.next_current.unlink(missing_ok=True)
+        self._paths.next_current.symlink_to(folder.name)
+        os.replace(self._paths.next_current, self._paths.current)
         sync_folder(self._folder)
 
     def _state(self, view: View, moment: datetime) -> Freshness:

@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner
 
 from p2phub.errors import BadPassphrase, BadSigningKey, UnsafeKeyFile, WrongPassphrase
+from p2phub.paths import signing_key
 from p2phub.trust.durable import make_folder, write_durably
 
 PASSPHRASE_LENGTH_MIN: Final = 8
@@ -66,7 +67,7 @@ class KeyRole(Enum):
 
 def key_file(folder: Path, role: KeyRole) -> Path:
     """Where the key for `role` lies in a publisher's key folder."""
-    return folder / f"{role.value}.pem"
+    return signing_key(folder, role.value)
 
 
 def create_keys(folder: Path, passphrase: str) -> dict[KeyRole, CryptoSigner]:

@@ -28,6 +28,7 @@ from p2phub.errors import (
     TamperedMetadata,
     WrongSigner,
 )
+from p2phub.paths import StateFolder
 from p2phub.proto.limits import (
     DELEGATIONS_VISITED_MAX,
     ROOT_BYTES_MAX,
@@ -72,7 +73,7 @@ class DurableUpdater(Updater):
         first_root: bytes,
         reference_time: datetime,
     ) -> None:
-        make_folder(folder / "root_history")
+        make_folder(StateFolder(folder).roots)
         self._writes = 0
         super().__init__(
             str(folder),

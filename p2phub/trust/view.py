@@ -20,6 +20,7 @@ from tuf.api.metadata import Root, Timestamp
 from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.digest import sha256
 from p2phub.errors import MetadataIncomplete, TamperedMetadata
+from p2phub.paths import StateFolder
 from p2phub.proto.limits import ANSWERS_MAX
 from p2phub.trust.documents import Document, read_role, release_statements
 from p2phub.trust.floor import SeenStatement
@@ -110,7 +111,7 @@ class View:
         if meta is None or meta.version != int(match[1]):
             return None
         try:
-            data = (self.folder / f"{match[2]}.json").read_bytes()
+            data = StateFolder(self.folder).role(match[2]).read_bytes()
         except FileNotFoundError:
             return None
         return data if sha256(data).hex() == meta.hashes["sha256"] else None
@@ -121,7 +122,7 @@ class View:
         tuf would take it for the announced one, unhashed. Fetched anew, it is then compared with
         the floor.
         """
-        path = self.folder / "snapshot.json"
+        path = StateFolder(self.folder).role("snapshot")
         meta = self._meta_of("snapshot")
         if not path.exists():
             return
@@ -134,7 +135,7 @@ class View:
         document = self.documents.get(role)
         if document is None:
             # tuf has just verified this very file, or fetched it through _look_up.
-            document = read_role(role, (self.folder / f"{role}.json").read_bytes())
+            document = read_role(role, StateFolder(self.folder).role(role).read_bytes())
             self.documents[role] = document
         return document
 

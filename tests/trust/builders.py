@@ -152,3 +152,41 @@ def content_of(file: bytes) -> dict[str, Any]:
 
 def meta_file(version: int, data: bytes) -> dict[str, Any]:
     return {"version": version, "length": len(data), "hashes": {"sha256": sha256(data).hex()}}
+
+
+def followed(publisher: Publisher, client: Client) -> tuple[Follower, Swarm]:
+    """A follower that has seen the publisher's one release."""
+    swarm = Swarm(publisher.files())
+    follower = client.follower(publisher.id, swarm)
+    follower.refresh(NOW)
+    follower.resolve("tiny-llm", None, NOW)
+    return follower, swarm
+
+
+def still_usable(follower: Follower) -> bool:
+    return follower.resolve("tiny-llm", "1.0", NOW).version == "1.0"
+
+
+def online_thief(
+    publisher: Publisher, files: dict[str, bytes], added: dict[str, bytes], **changes: Any
+) -> dict[str, bytes]:
+    """`added` files under a new snapshot and timestamp, which the online key alone can sign."""
+    snapshot_name = max(name for name in files if name.endswith(".snapshot.json"))
+    snapshot = content_of(files[snapshot_name])
+    snapshot["version"] += 1
+    for file_name, data in added.items():
+        version, _, role_file = file_name.partition(".")
+        snapshot["meta"][role_file] = meta_file(int(version), data)
+    snapshot |= changes
+    data = signed_file(snapshot, [publisher.online])
+    timestamp = content_of(files["timestamp.json"])
+    timestamp["version"] += 1
+    timestamp["meta"]["snapshot.json"] = meta_file(snapshot["version"], data)
+    return added | {
+        f"{snapshot['version']}.snapshot.json": data,
+        "timestamp.json": signed_file(timestamp, [publisher.online]),
+    }
+
+
+def max_snapshot(files: dict[str, bytes]) -> bytes:
+    return files[max(name for name in files if name.endswith(".snapshot.json"))]
