@@ -112,10 +112,7 @@ class Libp2pNetwork:
         self._swarm.serve(protocol, Served(on_stream, streams_per_peer_max))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._swarm.run)
-            nursery.start_soon(self._kademlia.run)
-            task_status.started()
+        await self._swarm.run(self._kademlia.run, task_status=task_status)
 
     @property
     def faults_count(self) -> int:

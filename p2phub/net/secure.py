@@ -30,11 +30,7 @@ PLAINTEXT_BYTES_MAX = 65_535 - 16  # one Noise message less its tag
 _RECEIVE_BYTES = 262_144  # four messages in one system call
 # The kernel asks for more when this little is unsent: fewer wake-ups than at trio's 16 KiB.
 _UNSENT_BYTES = 262_144
-_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = (
-    60,
-    20,
-    3,
-)  # a silent peer is gone after two minutes
+_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 20, 3  # silent: gone in 2 minutes
 _UNACKNOWLEDGED_MS = 120_000  # the same for a peer that vanished while we were sending
 
 
@@ -44,6 +40,14 @@ class Socket:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
+        try:
+            self._set_options(stream)
+        except OSError:
+            stream.socket.close()  # The other end was quicker to leave.
+            raise
+
+    @staticmethod
+    def _set_options(stream: trio.SocketStream) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):  # Linux; elsewhere the system's own times hold
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)

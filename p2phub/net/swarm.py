@@ -91,8 +91,13 @@ class Swarm:
     def protocols(self) -> list[str]:
         return list(self._served)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until cancelled; then say goodbye to everyone. Raises PortInUse."""
+    async def run(
+        self,
+        beside: Callable[[], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen and serve until cancelled, and run `beside` all the while. Raises PortInUse."""
         listeners = self._bind()
         try:
             async with trio.open_nursery() as nursery:
@@ -100,6 +105,7 @@ class Swarm:
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(beside)
                 task_status.started()
         finally:
             self._nursery = None
