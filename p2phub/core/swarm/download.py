@@ -338,10 +338,20 @@ class Download:
         """All pages are known and nothing of them is missing."""
         return self._planner.is_closed and self._planner.missing_bytes == 0
 
+    @property
+    def verified_bytes(self) -> int:
+        """Bytes of the download that are held and were verified; never falls."""
+        return self._planner.total_bytes - self._planner.missing_bytes
+
+    @property
+    def is_endgame(self) -> bool:
+        """Nothing is left to ask of anyone: all pages are known and each open span is held by nobody."""
+        return self._planner.is_closed and not self._picker.open & self._availability.rarity.held()
+
     def statistics(self, now: float) -> DownloadStatistics:
         """A snapshot for people, metrics and the simulator."""
         planner = self._planner
-        verified_bytes = planner.total_bytes - planner.missing_bytes
+        verified_bytes = self.verified_bytes
         total_bytes = planner.total_bytes
         if not planner.is_closed:
             total_bytes = max(total_bytes, self._size_bytes)
@@ -472,15 +482,11 @@ class Download:
                         continue
                     self._request(state, span, now)
 
-    def _is_endgame(self) -> bool:
-        """Nothing is left to ask of anyone: all pages are known and each open span is held by nobody."""
-        return self._planner.is_closed and not self._picker.open & self._availability.rarity.held()
-
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""
         self._is_hedging = False
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
-        if not idle or not self._requests or not self._is_endgame():
+        if not idle or not self._requests or not self.is_endgame:
             return
         self._is_hedging = True
         self._next_hedge = now + HEDGE_CHECK_S

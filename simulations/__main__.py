@@ -1,0 +1,46 @@
+"""python -m simulations SCENARIO --peers N --seed S [--json]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from p2phub.proto.limits import MIB
+from simulations.scenarios import MBIT, SCENARIOS, Setting, simulate
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one scenario and print what came out of it."""
+    parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    parser.add_argument("scenario", choices=sorted(SCENARIOS))
+    parser.add_argument("--peers", type=int, default=8, help="peers that download")
+    parser.add_argument("--seeds", type=int, default=1, help="peers that hold everything")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    parser.add_argument("--size-mib", type=int, default=64)
+    parser.add_argument("--chunk-kib", type=int, default=256)
+    parser.add_argument("--up-mbit", type=int, default=100)
+    parser.add_argument("--down-mbit", type=int, default=400)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    chosen = parser.parse_args(arguments)
+    setting = Setting(
+        peers_count=chosen.peers,
+        seeds_count=chosen.seeds,
+        seed=chosen.seed,
+        size_bytes=chosen.size_mib * MIB,
+        chunk_bytes=chosen.chunk_kib * 1024,
+        up_bytes_per_s=chosen.up_mbit * MBIT,
+        down_bytes_per_s=chosen.down_mbit * MBIT,
+    )
+    report = asdict(simulate(chosen.scenario, setting))
+    if chosen.json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name:20} {value:.4g}" if isinstance(value, float) else f"{name:20} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,339 @@
+"""One simulated node: the daemon's `Download`, `Uploads` and `Offers`, carried out over a link.
+
+It does what p2phub.node does: hands events to the machines, carries out their actions, sends have-deltas every DELTA_INTERVAL_S, and
+calls the machines in batches. Messages take the link's delay; chunks take the link.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+from p2phub.core.swarm import bitsets
+from p2phub.core.swarm.actions import (
+    AskPages,
+    DropPeer,
+    SendCancel,
+    SendChoke,
+    SendReject,
+    SendRequest,
+    SendUnchoke,
+    StartUpload,
+    StopUpload,
+)
+from p2phub.core.swarm.download import Download
+from p2phub.core.swarm.offers import Offers
+from p2phub.core.swarm.spans import Span
+from p2phub.core.swarm.uploads import Uploads
+from p2phub.digest import Digest
+from p2phub.proto.messages import Run
+from simulations.content import Content
+from simulations.engine import Engine
+from simulations.links import Link, Parcel
+
+BATCH_S = 0.005  # the node looks after its machines at most 200 times a second
+DELTA_INTERVAL_S = 0.1  # between two have-deltas
+
+
+class Conduct(Enum):
+    """How a peer behaves as an uploader."""
+
+    HONEST = "honest"
+    LIAR = "liar"  # every chunk it sends is wrong
+    SILENT = "silent"  # it accepts requests and sends nothing
+    FREE_RIDER = "free rider"  # it never gives a slot
+
+
+class SimulatedPeer:
+    """A node with one release, whole (a seed) or to be downloaded."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        link: Link,
+        content: Content,
+        rng: random.Random,
+        *,
+        is_seed: bool = False,
+        conduct: Conduct = Conduct.HONEST,
+        on_step: Callable[[SimulatedPeer], None] = lambda peer: None,
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self.link = link
+        self.content = content
+        self.is_seed = is_seed
+        self.conduct = conduct
+        self.completed_at: float | None = 0.0 if is_seed else None
+        self.held: dict[Digest, int] = {}  # the truth: chunks that arrived right
+        self.held_bytes = 0
+        self.neighbours: dict[str, SimulatedPeer] = {}
+        self.requests: dict[tuple[str, int], Span] = {}  # in flight, as this peer knows
+        self._on_step = on_step
+        self._watchers: dict[str, set[Digest]] = {}  # who asked for which pages
+        self._gained: dict[Digest, list[int]] = {}  # since the last delta
+        self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}  # started, by peer and id
+        self._is_awaited = False  # a step is planned
+        self._step_at: float | None = None  # a timer is planned
+        size_bytes = content.size_bytes
+        self.download = Download(size_bytes, rng)
+        self.uploads = Uploads(rng)
+        self.offers = Offers(name, size_bytes) if is_seed else None
+        for page, lengths in content.pages.items():
+            everything = bitsets.interval(0, len(lengths))
+            self.held[page] = everything if is_seed else 0
+            self.download.on_page(page, lengths, bitsets.to_wire(self.held[page], len(lengths)))
+            if self.offers is not None:
+                self.offers.on_page(page, lengths)
+        self.download.on_pages_complete()
+        if self.offers is not None:
+            self.offers.on_pages_complete()
+        self.held_bytes = size_bytes if is_seed else 0
+        self.step_soon()
+
+    # ---- sessions ------------------------------------------------------------------------------
+
+    def connect(self, other: SimulatedPeer) -> None:
+        """Sessions both ways between two peers."""
+        for one, two in ((self, other), (other, self)):
+            if two.name in one.neighbours:
+                return
+            one.neighbours[two.name] = two
+            if not one.is_seed:
+                one.download.on_peer(two.name, self.engine.now)
+            two.uploads.on_peer(one.name, self.engine.now)
+        for one, two in ((self, other), (other, self)):
+            if one.offers is not None:
+                one.offers.on_peer(two.name, self.engine.now)
+                one.tell(two, two.on_ask, one, tuple(self.content.pages))
+            one.step_soon()
+
+    def leave(self) -> None:
+        """Go away for good; the others notice after the link's delay."""
+        for name, other in list(self.neighbours.items()):
+            self.tell(other, other.on_gone, self.name)
+            self.on_gone(name)
+
+    def on_gone(self, name: str) -> None:
+        if self.neighbours.pop(name, None) is None:
+            return
+        self.download.on_peer_gone(name, self.engine.now)
+        self.uploads.on_peer_gone(name, self.engine.now)
+        if self.offers is not None:
+            self.offers.on_peer_gone(name, self.engine.now)
+        self._watchers.pop(name, None)
+        for key in [key for key in self.requests if key[0] == name]:
+            del self.requests[key]
+        self._uploading.pop(name, None)
+        self.step_soon()
+
+    def tell(self, other: SimulatedPeer, hear: Callable[..., None], *arguments: object) -> None:
+        """A message: `hear` is called at the other end after the delay, if both are still connected."""
+        self.engine.after(other.link.delay_s, self._deliver, other, hear, arguments)
+
+    def _deliver(
+        self, other: SimulatedPeer, hear: Callable[..., None], arguments: tuple[object, ...]
+    ) -> None:
+        if self.name in other.neighbours:
+            hear(*arguments)
+            other.step_soon()
+
+    # ---- messages ------------------------------------------------------------------------------
+
+    def on_ask(self, asker: SimulatedPeer, pages: tuple[Digest, ...]) -> None:
+        self._watchers.setdefault(asker.name, set()).update(pages)
+        for page in pages:
+            count = len(self.content.pages[page])
+            self.tell(asker, asker.on_have, self.name, page, bitsets.to_wire(self.held[page], count))
+
+    def on_have(self, name: str, page: Digest, bits: bytes) -> None:
+        if not self.is_seed:
+            self.download.on_have(name, page, bits, self.engine.now)
+        if self.offers is not None:
+            self.offers.on_have(name, page, bits, self.engine.now)
+
+    def on_have_delta(self, name: str, page: Digest, entries: Sequence[int]) -> None:
+        if not self.is_seed:
+            self.download.on_have_delta(name, page, entries, self.engine.now)
+        if self.offers is not None:
+            self.offers.on_have_delta(name, page, entries, self.engine.now)
+
+    def on_request(self, name: str, request_id: int, span: Span) -> None:
+        for run in span.runs:
+            wanted = bitsets.interval(run.start, run.stop)
+            assert self.held[run.page] & wanted == wanted, "a peer was asked for what it lacks"
+        if self.conduct is not Conduct.SILENT:
+            self.uploads.on_request(name, request_id, span.runs, span.size_bytes, self.engine.now)
+
+    def on_cancel(self, name: str, request_id: int) -> None:
+        self.uploads.on_cancel(name, request_id, self.engine.now)
+
+    def on_reject(self, name: str, request_id: int, code: int) -> None:
+        self.requests.pop((name, request_id), None)
+        self.download.on_reject(name, request_id, code, self.engine.now)
+
+    def on_choke(self, name: str) -> None:
+        self.download.on_choke(name, self.engine.now)
+
+    def on_unchoke(self, name: str) -> None:
+        self.download.on_unchoke(name, self.engine.now)
+
+    def on_offer(self, name: str, run: Run) -> None:
+        self.download.on_offer(name, run, self.engine.now)
+
+    # ---- chunks --------------------------------------------------------------------------------
+
+    def _start_upload(self, name: str, request_id: int, runs: tuple[Run, ...]) -> None:
+        queue = self._uploading.setdefault(name, {})
+        queue[request_id] = [(run.page, entry) for run in runs for entry in range(run.start, run.stop)]
+        if len(queue) == 1:
+            self._send_chunk(name, request_id, 0)
+
+    def _stop_upload(self, name: str, request_id: int) -> None:
+        queue = self._uploading.get(name, {})
+        is_head = next(iter(queue), None) == request_id
+        queue.pop(request_id, None)
+        if is_head and queue and not self.link.is_queued(name):
+            self._send_chunk(name, next(iter(queue)), 0)
+
+    def _send_chunk(self, name: str, request_id: int, position: int) -> None:
+        """Queue one chunk; what follows is decided when it is out, so that a stop takes effect at once."""
+        other = self.neighbours[name]
+        page, entry = self._uploading[name][request_id][position]
+        size_bytes = self.content.pages[page][entry]
+
+        def arrive() -> None:
+            other.on_chunk(self, request_id, position, page, entry)
+
+        def sent() -> None:
+            self._on_chunk_sent(name, request_id, position + 1, size_bytes)
+
+        self.link.send(name, Parcel(other.link, size_bytes, arrive, sent))
+
+    def _on_chunk_sent(self, name: str, request_id: int, position: int, size_bytes: int) -> None:
+        queue = self._uploading.get(name)
+        if queue is None:
+            return  # the peer is gone
+        self.uploads.on_sent(name, size_bytes, self.engine.now)
+        if self.offers is not None:
+            self.offers.on_sent(name, size_bytes, self.engine.now)
+        if request_id in queue:
+            if position < len(queue[request_id]):
+                self._send_chunk(name, request_id, position)
+                return
+            del queue[request_id]
+            self.uploads.on_upload_done(name, request_id, self.engine.now)
+            self.step_soon()
+        if queue:
+            self._send_chunk(name, next(iter(queue)), 0)
+
+    def on_chunk(
+        self, sender: SimulatedPeer, request_id: int, position: int, page: Digest, entry: int
+    ) -> None:
+        """A chunk has arrived: verify it, as the store does, and tell the machine."""
+        key = (sender.name, request_id)
+        span = self.requests.get(key)
+        if span is None:
+            return  # cancelled
+        now = self.engine.now
+        if sender.conduct is Conduct.LIAR:
+            self.engine.record(self.name, "lied to by", sender.name)
+            self.download.on_wrong_bytes(*key, now)
+            self.step_soon()
+            return
+        if not self.held[page] >> entry & 1:
+            self.held[page] |= 1 << entry
+            self.held_bytes += span.lengths[position]
+            if not self._gained:
+                self.engine.after(DELTA_INTERVAL_S, self._send_deltas)
+            self._gained.setdefault(page, []).append(entry)
+        self.uploads.on_received(sender.name, span.lengths[position], now)
+        if position + 1 == span.chunk_count:
+            del self.requests[key]
+            self.download.on_done(*key, now)
+        else:
+            self.download.on_progress(*key, position + 1, now)
+        self.step_soon()
+
+    def _send_deltas(self) -> None:
+        gained, self._gained = self._gained, {}
+        for name, pages in self._watchers.items():
+            other = self.neighbours[name]
+            for page, entries in gained.items():
+                if page in pages:
+                    self.tell(other, other.on_have_delta, self.name, page, entries)
+
+    # ---- carrying out --------------------------------------------------------------------------
+
+    def step_soon(self) -> None:
+        """Something happened: look after the machines at the end of this batch."""
+        if not self._is_awaited:
+            self._is_awaited = True
+            self.engine.after(BATCH_S, self._step)
+
+    def _step(self) -> None:
+        self._is_awaited = False
+        now = self.engine.now
+        if not self.is_seed:
+            for action in self.download.next_actions(now):
+                match action:
+                    case SendRequest(name, request_id, span):
+                        self.requests[name, request_id] = span
+                        self._send(name, "on_request", request_id, span)
+                    case SendCancel(name, request_id):
+                        self.requests.pop((name, request_id), None)
+                        self._send(name, "on_cancel", request_id)
+                    case AskPages(name, pages):
+                        other = self.neighbours[name]
+                        self.tell(other, other.on_ask, self, pages)
+                    case DropPeer(name, reason):
+                        self.engine.record(self.name, "drops", name, reason.name)
+                        self.neighbours[name].on_gone(self.name)
+                        self.on_gone(name)
+            if self.download.is_complete and self.completed_at is None:
+                self.completed_at = now
+                self.engine.record(self.name, "complete")
+        for upload in self.uploads.next_actions(now):
+            match upload:
+                case StartUpload(name, request_id, runs):
+                    self._start_upload(name, request_id, runs)
+                case StopUpload(name, request_id):
+                    self._stop_upload(name, request_id)
+                case SendUnchoke(name):
+                    if self.conduct is not Conduct.FREE_RIDER:
+                        self._send(name, "on_unchoke")
+                case SendChoke(name):
+                    self._send(name, "on_choke")
+                case SendReject(name, request_id, code):
+                    self._send(name, "on_reject", request_id, code)
+        if self.offers is not None:
+            for offer in self.offers.next_actions(now):
+                self._send(offer.peer, "on_offer", offer.run)
+        self._on_step(self)
+        self._plan_timer()
+
+    def _send(self, name: str, kind: str, *arguments: object) -> None:
+        self.engine.record(self.name, kind, name, arguments[0] if arguments else None)
+        other = self.neighbours.get(name)
+        if other is not None:
+            self.tell(other, getattr(other, kind), self.name, *arguments)
+
+    def _plan_timer(self) -> None:
+        times = [self.uploads.next_deadline()]
+        if not self.is_seed:
+            times.append(self.download.next_deadline())
+        if self.offers is not None:
+            times.append(self.offers.next_deadline())
+        time = min((time for time in times if time is not None), default=None)
+        is_planned = self._step_at is not None and self._step_at >= self.engine.now
+        if time is None or (is_planned and self._step_at is not None and self._step_at <= time):
+            return
+        self._step_at = max(time, self.engine.now)
+        self.engine.at(time, self._on_timer, self._step_at)
+
+    def _on_timer(self, planned_at: float) -> None:
+        if self._step_at == planned_at:
+            self._step_at = None
+            self.step_soon()
