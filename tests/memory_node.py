@@ -212,6 +212,7 @@ class MemoryNode(NodeApi):
             bytes_fetched=total - reused,
             bytes_reused=reused,
             seconds=trio.current_time() - started,
+            usable_seconds=trio.current_time() - started,
             peers=(PeerShare(peer_id="12D3KooWOther", address="", bytes=total - reused),),
             signer=signer,
         )
