@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from datetime import UTC, datetime
 
 import trio
 
@@ -90,9 +89,8 @@ class Following:
         """As NodeApi.trust_reset."""
         entries = self._petnames.list() if petname is None else [self._petnames.resolve(petname)]
         for entry in entries:
-            await trio.to_thread.run_sync(
-                self._publishers.floor.reset, entry.publisher_id, datetime.now(UTC)
-            )
+            follower = self._publishers.follower(entry.publisher_id)
+            await trio.to_thread.run_sync(follower.reset, time.time())
             self._due_s.pop(entry.publisher_id, None)
         return tuple([await trio.to_thread.run_sync(self._view, entry) for entry in entries])
 
@@ -126,7 +124,9 @@ class Following:
 
         def sign() -> dict[str, bytes]:
             repository = PublisherRepository.open(self._home.publisher(publisher_id))
-            return repository.refresh_timestamp(load_key(path), time.time(), addresses)
+            repository.refresh_timestamp(load_key(path), time.time(), addresses)
+            # All files: what a command signed may not have reached this daemon.
+            return repository.files()
 
         files = await trio.to_thread.run_sync(sign)
         await self._publishers.import_metadata(publisher_id, files)

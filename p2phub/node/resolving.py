@@ -17,7 +17,15 @@ from p2phub.core.discovery.keys import KeyKind, provider_keys
 from p2phub.core.trust.freshness import Freshness
 from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.digest import Digest
-from p2phub.errors import NoProvider, P2phubError, RollbackRefused, UnknownPublisher
+from p2phub.errors import (
+    EquivocationFound,
+    MetadataExpired,
+    MetadataIncomplete,
+    NoProvider,
+    P2phubError,
+    RollbackRefused,
+    UnknownPublisher,
+)
 from p2phub.net.base import Network, PeerAddress, parse_peer_address
 from p2phub.node.api import Signer
 from p2phub.node.documents import Documents
@@ -35,6 +43,16 @@ from p2phub.proto.names import (
 )
 from p2phub.trust.follower import FreshView
 from p2phub.trust.petnames import Petnames
+
+# After these, what is held still counts, as far as its age allows: the follower decides.
+_HELD_STATE_SERVES = (
+    EquivocationFound,
+    MetadataExpired,
+    MetadataIncomplete,
+    NoProvider,
+    RollbackRefused,
+    UnknownPublisher,
+)
 
 RECENT_S = 60.0  # a refresh this young is not repeated for a mere look
 ANSWERS_FEW = 3  # fewer peers than this agreeing on a publisher's last word is said to the user
@@ -151,7 +169,7 @@ class Resolver:
         try:
             async with self.search([(KeyKind.PUBLISHER, key)], named) as search:
                 seen = await self._publishers.refresh(publisher_id, search)
-        except (NoProvider, RollbackRefused, UnknownPublisher) as error:
+        except _HELD_STATE_SERVES as error:
             try:
                 view = await trio.to_thread.run_sync(follower.known, time.time())
             except P2phubError:
@@ -200,7 +218,8 @@ class Resolver:
         notes = list(warnings)
         if view.state is not Freshness.FRESH:
             notes.append(
-                f"the publisher's last signed word is {view.state.value}: {view.fresh_until:%Y-%m-%d}"
+                f"the publisher's last signed word is {view.state.value}: "
+                f"{view.fresh_until:%Y-%m-%d}"
             )
         if not own and 0 < peers_count < ANSWERS_FEW:
             notes.append(f"the publisher's newest word was seen from {peers_count} peer(s) only")
