@@ -341,7 +341,9 @@ class Parts:
     # ---- finish
 
     def finish(self, object: StoredObject, place: Place | None) -> Placement:
-        """See `Store.finish`; the object is no complete one."""
+        """See `Store.finish`; the object was no complete one."""
+        with object.lock:
+            object.lock.wait_for(lambda: not object.is_closing)  # another thread finishes it
         with self._checkpointing:
             self.sync()
             self.settle(object)
