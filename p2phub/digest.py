@@ -67,7 +67,7 @@ def git_blob_id(data: Octets) -> bytes:
 def gear_word(byte: int) -> int:
     """The number that a rolling hash adds for `byte` in `cdc-16k/1`: a constant, not a protection.
 
-    Source: SPEC.md section 7: the first 8 bytes of the MD5 of 64 such bytes, big endian.
+    Source: SPEC.md section 4: the first 8 bytes of the MD5 of 64 such bytes, big endian.
     """
     constant = hashlib.md5(bytes([byte]) * 64, usedforsecurity=False).digest()
     return int.from_bytes(constant[:8], "big")

@@ -5,7 +5,7 @@ Both are one exchange after the other on one stream: the opener sends a frame
 each followed by its bytes. The opener closes its side when it wants no more. Bulk bytes take lanes
 instead.
 
-Source: SPEC.md section 11. Metadata file names are those of TUF with consistent snapshots.
+Source: SPEC.md section 9. Metadata file names are those of TUF with consistent snapshots.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ implementation may be read beside.
 It shares no code with the fast modules, only the hash functions, and takes no care of limits that
 protect against strangers: it makes documents, it doesn't judge them. Numbers are written out.
 
-Source: SPEC.md sections 3 to 7.
+Source: SPEC.md sections 2 to 5.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def content_id(name: bytes) -> str:
     return "b" + base64.b32encode(raw).decode().rstrip("=").lower()
 
 
-# ---- chunking (section 7) -----------------------------------------------------------------------
+# ---- chunking (section 4) -----------------------------------------------------------------------
 
 GEAR = [gear_word(byte) for byte in range(256)]
 MASK_BEFORE = 0x0000D90F03530000  # up to the average: harder to meet
@@ -150,6 +150,8 @@ def _safetensors(data: bytes) -> tuple[int, list[int]] | None:
     header = json.loads(data[8:size].decode(), object_pairs_hook=_once_each)
     header.pop("__metadata__", None)
     extents = sorted(entry["data_offsets"] for entry in header.values())
+    if any(type(offset) is not int for extent in extents for offset in extent):
+        return None
     extents = [(begin, end) for begin, end in extents if begin != end]
     ends = [0] + [end for _, end in extents]
     if [begin for begin, _ in extents] != ends[:-1] or size + ends[-1] != len(data):

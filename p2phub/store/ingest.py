@@ -4,7 +4,7 @@ Nothing of the store is needed for it, and nothing is written: `Store.take` and 
 given what comes out. What a file holds decides how it is cut, so the same folder gives the same
 manifest on every machine. A file or folder that changes meanwhile ends it, with nothing half-done.
 
-Source: SPEC.md sections 4 to 7.
+Source: SPEC.md sections 4 to 6.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ threads empty: one feeds the SHA-256, which can't be divided, the other cuts and
 one file alone keeps two cores busy, and several files on several pipelines keep more. Buffers:
 PIPELINE_BYTES per pipeline.
 
-Source: SPEC.md section 7 for the rules by which files are cut.
+Source: SPEC.md section 4 for the rules by which files are cut.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 same tensor gives the same chunks in whichever shard, order or release it lies, as long as it has
 64 KiB or more; smaller ones are joined with their neighbours and may change names when those do.
 
-Source: SPEC.md sections 4 and 7.
+Source: SPEC.md section 4.
 """
 
 from __future__ import annotations

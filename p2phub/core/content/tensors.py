@@ -5,7 +5,7 @@ reads only what tells where tensors begin, with bounds on time and memory, since
 have none (49 bytes hang the `gguf` package; a megabyte takes 691 MB there). Any oddity answers
 None: the file is then cut as plain bytes, which is never wrong, only less well shared.
 
-Source: SPEC.md section 7; safetensors format; GGUF specification, versions 2 and 3.
+Source: SPEC.md section 4; safetensors format; GGUF specification, versions 2 and 3.
 """
 
 from __future__ import annotations
