@@ -9,16 +9,23 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = {
+    "one_to_one": "1 GiB from one daemon to another, beside a bare TLS copy and curl",
     "lane": "lanes alone, two processes, beside a bare TLS copy",
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("name", choices=BENCHMARKS, help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()))
+    parser.add_argument(
+        "name",
+        choices=BENCHMARKS,
+        help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()),
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turn (3)")
-    parser.add_argument("--folder", type=Path, help="where the files lie (the system's temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files lie (the system's temporary folder)"
+    )
     arguments = parser.parse_args()
     module = importlib.import_module(f"tests.benchmarks.{arguments.name}")
     result = module.run(arguments.folder, arguments.rounds)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from p2phub.net.lane_certificate import certificate_pem
 from tests.benchmarks.measuring import MIB, Stopwatch, rate_mb_s, settle, side
 
 BLOCK_BYTES = MIB
@@ -28,8 +29,6 @@ BLOCK_BYTES = MIB
 
 def make_certificate(folder: Path) -> Path:
     """A self-signed P-256 certificate with its key, in one PEM file."""
-    from p2phub.net.lane_certificate import certificate_pem
-
     path = folder / "certificate.pem"
     pem, _ = certificate_pem()
     path.write_bytes(pem)
@@ -105,9 +104,11 @@ def curl_is_there() -> bool:
 
 
 @contextmanager
-def https_server(folder: Path, certificate: Path) -> Iterator[str]:
-    """nginx over HTTPS on loopback, one worker per core, serving `folder`; its URL."""
-    home = folder.parent / "nginx"
+def https_server(folder: Path, certificate: Path, home: Path) -> Iterator[str]:
+    """nginx over HTTPS on loopback, one worker per core, serving `folder`; its URL.
+
+    home: a new folder for nginx's own files.
+    """
     home.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from array import array
@@ -42,7 +41,9 @@ SPANS_AHEAD = 8  # requests under way per lane
 class DiskSpan:
     """Consecutive chunks of equal length in one file, read and written as a store would."""
 
-    def __init__(self, descriptor: int, start: int, lengths: array[int], digests: list[bytes]) -> None:
+    def __init__(
+        self, descriptor: int, start: int, lengths: array[int], digests: list[bytes]
+    ) -> None:
         self._descriptor, self._start = descriptor, start
         self._lengths, self._digests = lengths, digests
 
@@ -75,10 +76,11 @@ def spans_of(path: str, chunk_bytes: int, descriptor: int, digests: list[bytes])
 
 
 def digests_of(path: str, chunk_bytes: int) -> list[bytes]:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        view = memoryview(data)
-        found = [digest(view[i : i + chunk_bytes]) for i in range(0, len(view), chunk_bytes)]
-        view.release()
+    found = []
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(MIB):
+            view = memoryview(block)
+            found += [digest(view[i : i + chunk_bytes]) for i in range(0, len(view), chunk_bytes)]
     return found
 
 
@@ -108,7 +110,8 @@ def upload(pipe: Connection, source: str, chunk_bytes: int, lanes_count: int) ->
         async with trio.open_nursery() as nursery:
             await nursery.start(listener.run)
             tickets = [
-                listener.issue_ticket(LOOPBACK, partial(start, number)) for number in range(lanes_count)
+                listener.issue_ticket(LOOPBACK, partial(start, number))
+                for number in range(lanes_count)
             ]
             pipe.send((listener.port, listener.fingerprint, tickets))
             closed = 0
@@ -196,7 +199,12 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
         write_random_file(source, size_bytes, seed=1)
         certificate = make_certificate(Path(home))
         warm(source)
-        variants = {"1m_1": (MIB, 1), "1m_2": (MIB, 2), "16k_1": (16 << 10, 1), "16k_2": (16 << 10, 2)}
+        variants = {
+            "1m_1": (MIB, 1),
+            "1m_2": (MIB, 2),
+            "16k_1": (16 << 10, 1),
+            "16k_2": (16 << 10, 2),
+        }
         rates: dict[str, list[float]] = {name: [] for name in ("bound", *variants)}
         details: dict[str, object] = {}
         for _ in range(rounds):

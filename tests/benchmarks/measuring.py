@@ -5,10 +5,12 @@ Runs of ours and of the bound alternate, so that both meet the same weather; med
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
 import statistics
+import struct
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +88,27 @@ def write_random_file(path: Path, size_bytes: int, seed: int) -> None:
         file.write(rng.randbytes(size_bytes % MIB))
 
 
+def write_safetensors(path: Path, size_bytes: int, seed: int, tensor_bytes: int = 64 * MIB) -> None:
+    """A valid safetensors file of about `size_bytes`, with random weights."""
+    rng = random.Random(seed)
+    count = max(1, size_bytes // tensor_bytes)
+    header = json.dumps(
+        {
+            f"layers.{i}.weight": {
+                "dtype": "U8",
+                "shape": [tensor_bytes],
+                "data_offsets": [i * tensor_bytes, (i + 1) * tensor_bytes],
+            }
+            for i in range(count)
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for _ in range(count * tensor_bytes // MIB):
+            file.write(rng.randbytes(MIB))
+
+
 def settle() -> None:
     """Let the disk finish what former runs left to it."""
     os.sync()
@@ -100,10 +123,25 @@ def warm(path: Path) -> None:
 
 def peak_rss_mb(pid: int | str = "self") -> float:
     """The most memory that a process has held so far (VmHWM)."""
+    return _memory_mb(pid, "VmHWM:")
+
+
+def rss_mb(pid: int | str = "self") -> float:
+    """The memory that a process holds now (VmRSS)."""
+    return _memory_mb(pid, "VmRSS:")
+
+
+def _memory_mb(pid: int | str, row: str) -> float:
     for line in Path("/proc", str(pid), "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(row):
             return int(line.split()[1]) * 1024 / MB
-    raise RuntimeError("no VmHWM in the process's status")
+    raise RuntimeError(f"no {row} in the status of process {pid}")
+
+
+def cpu_of_s(pid: int) -> float:
+    """Processor time of another process so far, in and for it."""
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s() -> float:
