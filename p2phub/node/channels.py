@@ -26,6 +26,7 @@ from p2phub.net.lane_events import ChannelClosed, ChannelEvent, ChannelEvents
 from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
 from p2phub.net.span_stream import ReceivingStream, SendingStream, SpanStreams
+from p2phub.node.rates import Rates
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
 from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_EACH_WAY_MAX
@@ -70,10 +71,28 @@ class _StreamTicket:
     on_event: OnEvent
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Whom an open channel is for, and which limits bind it."""
+
+    on_event: OnEvent
+    rates: Rates
+    credit: RateCredit
+
+
 class Channels:
     """All byte channels of a node. Make it inside trio, before the network runs; `run` must run."""
 
-    def __init__(self, network: Network, listener: LaneListener | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        listener: LaneListener | None,
+        *,
+        down_rate_bytes_per_s: int | None = None,
+        up_rate_bytes_per_s: int | None = None,
+    ) -> None:
+        self.down = Rates(down_rate_bytes_per_s)
+        self.up = Rates(up_rate_bytes_per_s)
         self._network = network
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()
@@ -81,7 +100,7 @@ class Channels:
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
         self._streams = SpanStreams(self._events)
-        self._open: dict[object, OnEvent] = {}  # channel: who is told of it
+        self._open: dict[object, _Open] = {}
         network.serve(protocols.SPAN, self._on_stream)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,6 +108,8 @@ class Channels:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.down.run)
+                nursery.start_soon(self.up.run)
                 if self._listener is not None:
                     await nursery.start(self._listener.run)
                 task_status.started()
@@ -125,7 +146,7 @@ class Channels:
 
             def on_lane(channel: LaneChannel) -> None:
                 self._stream_tickets.pop(secret, None)
-                on_channel(self._sending_lane(channel, on_event))
+                on_channel(self._sending_lane(channel, session.peer, on_event))
 
             try:
                 secret = self._listener.issue_ticket(session.remote_host, on_lane)
@@ -143,16 +164,17 @@ class Channels:
 
         Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
         """
-        return self._sending_lane(await self._dial(ticket, session), on_event)
+        return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
 
-    def _sending_lane(self, channel: LaneChannel, on_event: OnEvent) -> SendingLane:
+    def _sending_lane(self, channel: LaneChannel, peer: PeerId, on_event: OnEvent) -> SendingLane:
         lane = SendingLane(channel, None, self._events, self._buffers)
-        self._open[lane] = on_event
+        self._add(lane, peer, on_event, self.up)
         lane.start()
         return lane
 
     async def _on_stream(self, stream: Stream) -> None:
-        with trio.fail_after(LANE_HANDSHAKE_TIMEOUT_S):
+        secret = b""
+        with trio.move_on_after(LANE_HANDSHAKE_TIMEOUT_S):
             secret = await stream.receive_exactly(TICKET_BYTES)
         ticket = self._stream_tickets.get(secret)
         if ticket is None or ticket.peer != stream.peer:
@@ -162,7 +184,7 @@ class Channels:
         if self._listener is not None:
             self._listener.revoke_ticket(secret)
         channel = SendingStream(stream, self._streams)
-        self._open[channel] = ticket.on_event
+        self._add(channel, ticket.peer, ticket.on_event, self.up)
         ticket.on_channel(channel)
         await channel.run()
 
@@ -181,22 +203,24 @@ class Channels:
         """
         assert self._nursery is not None
         try:
-            return self._receiving_lane(await self._dial(ticket, session), on_event)
+            return self._receiving_lane(await self._dial(ticket, session), session.peer, on_event)
         except P2phubError:
             pass  # behind a firewall, perhaps: it may reach us
         channel = await self._be_dialled(session)
         if channel is not None:
-            return self._receiving_lane(channel, on_event)
+            return self._receiving_lane(channel, session.peer, on_event)
         stream = await self._network.open(session.peer, protocols.SPAN)
         await stream.send(ticket.ticket)
         receiving = ReceivingStream(stream, self._streams)
-        self._open[receiving] = on_event
+        self._add(receiving, session.peer, on_event, self.down)
         self._nursery.start_soon(receiving.run)
         return receiving
 
-    def _receiving_lane(self, channel: LaneChannel, on_event: OnEvent) -> ReceivingLane:
+    def _receiving_lane(
+        self, channel: LaneChannel, peer: PeerId, on_event: OnEvent
+    ) -> ReceivingLane:
         lane = ReceivingLane(channel, None, self._events, self._buffers)
-        self._open[lane] = on_event
+        self._add(lane, peer, on_event, self.down)
         lane.start()
         return lane
 
@@ -233,8 +257,19 @@ class Channels:
 
     # ---- events ----------------------------------------------------------------------------------
 
+    def _add(
+        self,
+        channel: SendingChannel | ReceivingChannel,
+        peer: PeerId,
+        on_event: OnEvent,
+        rates: Rates,
+    ) -> None:
+        self._open[channel] = _Open(on_event, rates, channel.credit)
+        rates.add(channel.credit, peer)
+
     def _hand_out(self, event: ChannelEvent) -> None:
+        told = self._open[event.channel]
         if isinstance(event, ChannelClosed):
-            self._open.pop(event.channel)(event)
-        else:
-            self._open[event.channel](event)
+            del self._open[event.channel]
+            told.rates.remove(told.credit)
+        told.on_event(event)

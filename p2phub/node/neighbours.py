@@ -27,6 +27,7 @@ SAVE_PERIOD_S = 30.0
 LOOK_PERIOD_S = 1.0  # between two looks at who is connected
 PEERS_WANTED = 8  # fewer connected: remembered peers are dialled
 DIALS_AT_ONCE = 4
+LOCAL_MAX = 64  # peers of the local network waiting to be dialled
 
 
 class Neighbours:
@@ -54,6 +55,7 @@ class Neighbours:
         self._bootstrap = Bootstrap(bootstrap, rng)
         self._changed = trio.Event()
         self._connected: frozenset[str] = frozenset()
+        self._local: dict[str, PeerAddress] = {}  # heard of and not dialled yet
 
     async def run(self) -> None:
         """Until cancelled; then the book is saved."""
@@ -73,13 +75,11 @@ class Neighbours:
     def remove_bootstrap(self, address: str) -> None:
         self._bootstrap.remove(address)
 
-    async def meet(self, address: PeerAddress) -> None:
-        """A peer was told of, by the local network or a user: dial it and remember it."""
+    def hear_of(self, address: PeerAddress) -> None:
+        """A peer on the local network said where it is: dial it soon, whoever else is connected."""
         self.book.add(address.peer, address.addresses)
-        try:
-            await self._network.connect(address)
-        except P2phubError:
-            self.book.on_failed(address.peer, trio.current_time())
+        if len(self._local) < LOCAL_MAX:
+            self._local[address.peer] = address
 
     async def _dial_bootstrap(self, nursery: trio.Nursery) -> None:
         while True:
@@ -118,6 +118,10 @@ class Neighbours:
             self._bootstrap.on_peers(len(connected), now)
             if is_joined:
                 self._on_joined()
+            local, self._local = self._local, {}
+            for peer in local:
+                if peer not in connected:
+                    nursery.start_soon(self._dial_known, peer, dials)
             if len(connected) < PEERS_WANTED:
                 for peer in self.book.next_dials(now, DIALS_AT_ONCE, connected):
                     nursery.start_soon(self._dial_known, peer, dials)

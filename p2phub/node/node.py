@@ -24,6 +24,7 @@ from p2phub.net.base import Network, PeerId, parse_peer_address
 from p2phub.net.identity import load_or_create_identity
 from p2phub.net.lane_listener import LaneListener
 from p2phub.net.libp2p import AGENT, Libp2pNetwork
+from p2phub.net.mdns import find_local_peers
 from p2phub.node import api
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import (
@@ -129,7 +130,12 @@ class Node:
         self._received_from: dict[PeerId, int] = {}
         self._petnames = Petnames(home.petnames)
         self._bootstrap = _kept_addresses(home)
-        self._channels = Channels(network, listener)
+        self._channels = Channels(
+            network,
+            listener,
+            down_rate_bytes_per_s=settings.down_rate or None,
+            up_rate_bytes_per_s=settings.up_rate or None,
+        )
         self._publishers = Publishers(network, home)
         self._document_server = DocumentServer(network, store)
         self._documents = Documents(network, store)
@@ -185,10 +191,7 @@ class Node:
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._watch_files)
             if self._settings.mdns:
-                from p2phub.net.mdns import LocalDiscovery
-
-                discovery = LocalDiscovery(self._network, self._neighbours.meet)
-                nursery.start_soon(discovery.run)
+                nursery.start_soon(find_local_peers, self._network, self._neighbours.hear_of)
             task_status.started()
 
     def close(self) -> None:

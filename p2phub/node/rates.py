@@ -1,0 +1,73 @@
+"""Carries out rate limits: asks the channels of one direction what they wait for and gives them
+what the `Limiter` grants.
+
+Unlimited channels cost nothing: they draw no credit and this module does not wake for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from p2phub.core.swarm.limiter import GRANT_INTERVAL_S, Limiter
+from p2phub.net.base import PeerId
+from p2phub.net.lane_credit import RateCredit
+
+
+class Rates:
+    """The limits of one direction. `run` must run."""
+
+    def __init__(self, rate_bytes_per_s: int | None = None) -> None:
+        self.limiter = Limiter(rate_bytes_per_s)
+        self._credits: dict[RateCredit, PeerId] = {}
+        self._changed = trio.Event()
+
+    @contextmanager
+    def limits_changed(self) -> Iterator[Limiter]:
+        """Change limits inside the block; they hold for every open channel when it ends."""
+        yield self.limiter
+        for credit in self._credits:
+            if self.limiter.is_limited:
+                credit.limit()
+            else:
+                credit.unlimit()
+        self._changed.set()
+
+    def add(self, credit: RateCredit, peer: PeerId) -> None:
+        """A channel opened."""
+        self._credits[credit] = peer
+        if self.limiter.is_limited:
+            credit.limit()
+        self._changed.set()
+
+    def remove(self, credit: RateCredit) -> None:
+        """A channel closed: what it did not use is given back."""
+        peer = self._credits.pop(credit, None)
+        if peer is not None and self.limiter.is_limited:
+            self.limiter.give_back(peer, credit.drain(), trio.current_time())
+        if peer is not None and peer not in self._credits.values():
+            self.limiter.forget(peer)
+
+    async def run(self) -> None:
+        """Grant what is waited for, until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            if not self.limiter.is_limited or not self._credits:
+                await self._changed.wait()
+                continue
+            self._grant(trio.current_time())
+            await trio.sleep(GRANT_INTERVAL_S)
+
+    def _grant(self, now: float) -> None:
+        wants: dict[str, int] = {}
+        for credit, peer in self._credits.items():
+            if credit.wanted_bytes:
+                wants[peer] = wants.get(peer, 0) + credit.wanted_bytes
+        granted = self.limiter.grant(wants, now)
+        for credit, peer in self._credits.items():
+            share = min(credit.wanted_bytes, granted.get(peer, 0))
+            if share:
+                granted[peer] -= share
+                credit.refill(share)
