@@ -103,25 +103,28 @@ def _check_shape(data: bytes) -> None:
             raise ValueError("it nests deeper or holds more values than any document")
 
 
-def _ordered(value: Value, depth: int) -> Value:
-    """`value` with every map in key order; TypeError on a type or size outside the profile."""
+def _ordered(value: Any, depth: int) -> Value:
+    """`value` with every map in key order; TypeError on a type or size outside the profile.
+
+    value: anything at all, since it is judged here.
+    """
     kind = type(value)
     if kind is bytes or kind is bool:
-        return value
+        return value  # type: ignore[no-any-return]
     if kind is int:
-        if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:  # type: ignore[operator]
+        if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
             raise TypeError("integer beyond 64 bits")
-        return value
+        return value  # type: ignore[no-any-return]
     if kind is str:
-        value.encode("utf-8")  # type: ignore[union-attr]  # a lone surrogate is a ValueError here
-        return value
+        value.encode("utf-8")  # a lone surrogate is a ValueError here
+        return value  # type: ignore[no-any-return]
     if depth == 0:
         raise TypeError("nested too deeply")
     if kind is list:
-        return [_ordered(item, depth - 1) for item in value]  # type: ignore[union-attr]
+        return [_ordered(item, depth - 1) for item in value]
     if kind is dict:
-        if any(type(key) is not str for key in value):  # type: ignore[union-attr]
+        if any(type(key) is not str for key in value):
             raise TypeError("map key is not a string")
-        ordered = sorted(value.items(), key=lambda item: item[0].encode("utf-8"))  # type: ignore[union-attr]
-        return {key: _ordered(item, depth - 1) for key, item in ordered}
+        keys = sorted(value, key=lambda key: key.encode("utf-8"))
+        return {key: _ordered(value[key], depth - 1) for key in keys}
     raise TypeError(f"{kind.__name__} is outside the profile")

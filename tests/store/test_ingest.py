@@ -111,7 +111,7 @@ def test_the_reference_makes_the_same_documents(tmp_path: Path) -> None:
     assert result.documents[-1] == slow[-1]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(64 * KIB + 1, 3 * MIB + 9),
     st.sampled_from(["random", "period", "zeros", "mixed"]),
