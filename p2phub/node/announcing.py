@@ -78,11 +78,10 @@ class Announcing:
         return int(added)
 
     async def announce_release(self, manifest: Digest) -> int:
-        """Announce a manifest that is held, and its complete large files; how many names were new."""
+        """Announce a manifest that is held, and its complete large files; how many names are new."""
         count = self.add(KeyKind.MANIFEST, manifest)
-        for name, size_bytes, sum_sha256 in await trio.to_thread.run_sync(
-            self._complete_objects, manifest
-        ):
+        complete = await trio.to_thread.run_sync(self._complete_objects, manifest)
+        for name, size_bytes, sum_sha256 in complete:
             count += self.add(KeyKind.OBJECT, name, size_bytes)
             count += self.add(KeyKind.SHA256, sum_sha256, size_bytes)
         return count

@@ -286,7 +286,8 @@ class Fetching:
                 f"signed by {signer.petname or ''} {signer.publisher_id}" if signer else "unsigned"
             )
             raise DigestMismatch(
-                f"{file.path!r} has another SHA-256 than its release states; the release ({plan.resolved.text}) is {who}",
+                f"{file.path!r} has another SHA-256 than its release states; the release "
+                f"({plan.resolved.text}) is {who}",
                 path=file.path,
                 publisher_id=signer.publisher_id if signer else None,
                 expected=file.sha256.hex(),

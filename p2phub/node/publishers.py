@@ -149,7 +149,7 @@ class Publishers:
 
 
 class _Followed:
-    """One follower with what its questions need: the search that runs for them, and who answered."""
+    """One follower, and what its questions need: the search that runs for them, who answered."""
 
     def __init__(self, publisher_id: str, network: Network, floor: Floor, home: Home) -> None:
         self.lock = trio.Lock()
@@ -192,7 +192,7 @@ class _Followed:
                 waited_s = trio.current_time() - started_s
                 pending = len(asked) - len(asked_failed) - len(answers)
                 round_over = search.is_surveyed and pending == 0
-                held_count = sum(1 for answer in answers.values() if answer is not None)
+                held_count = sum(answer is not None for answer in answers.values())
                 if held_count >= ANSWERS_ENOUGH or (
                     answers and (round_over or waited_s >= ANSWER_WINDOW_S)
                 ):

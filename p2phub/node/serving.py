@@ -128,11 +128,11 @@ class Serving:
             if session.peer == peer:
                 self._machine.on_received(key, size_bytes, now)
 
-    def members(self, manifest: Digest) -> list[PeerId]:
-        """Peers that joined the swarm of a manifest, once each."""
-        return list(
-            dict.fromkeys(s.peer for s in self._sessions.values() if manifest in s.manifests)
-        )
+    def members(self, manifest: Digest, *, but: PeerId) -> list[_ServedSession]:
+        """One session of each other peer in the swarm of a manifest: the last to join, so many."""
+        by_peer = {s.peer: s for s in self._sessions.values() if manifest in s.manifests}
+        by_peer.pop(but, None)
+        return list(by_peer.values())[-PEERS_PER_EXCHANGE_MAX:]
 
     @property
     def sessions_count(self) -> int:
@@ -335,11 +335,15 @@ class _ServedSession:
     async def _on_join(self, manifest: Digest) -> None:
         if len(self.manifests) >= MANIFESTS_PER_PEER_MAX:
             raise ProtocolViolation("a session joined more swarms than one may")
-        others = [peer for peer in self._serving.members(manifest) if peer != self.peer]
+        others = self._serving.members(manifest, but=self.peer)
         self.manifests.add(manifest)
-        known = (
-            self._serving._network.known_address(peer) for peer in others[-PEERS_PER_EXCHANGE_MAX:]
-        )
+        self._introduce(manifest, [session.peer for session in others])
+        for session in others:
+            session._introduce(manifest, [self.peer])
+
+    def _introduce(self, manifest: Digest, peers: Sequence[PeerId]) -> None:
+        """Tell the other end of further members of a swarm, as far as they can be dialled."""
+        known = map(self._serving._network.known_address, peers)
         rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)
         if rows:
             self._say(Peers(manifest, rows))

@@ -1,4 +1,4 @@
-"""Real nodes in one process: libp2p on loopback, lanes, stores on disk, publishers with real keys."""
+"""Real nodes in one process: libp2p on loopback, lanes, stores on disk, real publishers."""
 
 from __future__ import annotations
 

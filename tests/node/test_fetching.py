@@ -218,7 +218,7 @@ async def test_other_files_under_the_same_names_are_never_overwritten(tmp_path: 
     (tmp_path / "out" / "README.md").write_text("mine")
     async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
         content_id = await publish(a, model)
-        with pytest.raises(DestinationExists, match="README.md"):
+        with pytest.raises(DestinationExists, match=r"README\.md"):
             await fetch(b, content_id, to=tmp_path / "out", peers=(await address(a),))
         assert (tmp_path / "out" / "README.md").read_text() == "mine"
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["README.md"]
