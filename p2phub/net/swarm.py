@@ -77,6 +77,7 @@ class Swarm:
         self._dials: dict[PeerId, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._unread_bytes = 0
+        self.unread_bytes_max = NETWORK_BUFFERED_BYTES_MAX
         self.listening: list[Endpoint] = []  # bound, with real ports; wildcards as given
         self.faults_count = 0
 
@@ -432,7 +433,7 @@ class Swarm:
         connection.
         """
         self._unread_bytes += change
-        if change > 0 and self._unread_bytes > NETWORK_BUFFERED_BYTES_MAX:
+        if change > 0 and self._unread_bytes > self.unread_bytes_max:
             fullest = max(self.connections(), key=lambda connection: connection.yamux.unread_bytes)
             fullest.yamux.end("too much of what it sent is unread")
 

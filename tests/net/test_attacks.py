@@ -263,6 +263,33 @@ async def test_a_peer_that_ignores_its_credit_loses_its_connection(nursery: trio
     assert await ask_echo(honest, victim) == b"are you there"
 
 
+async def test_when_unread_bytes_fill_the_bound_the_peer_with_most_of_them_goes(
+    nursery: trio.Nursery,
+) -> None:
+    async def deaf(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    victim = node(1)
+    victim.serve("/test/deaf/1", deaf)
+    victim._swarm.unread_bytes_max = 1 << 20
+    await nursery.start(victim.run)
+    (honest,) = await nodes(nursery, 1, first=2)
+    await honest.connect(address_of(victim))
+    held = await honest.open(victim.peer_id, "/test/deaf/1")
+    await held.send(bytes(100_000))
+    attacker = await attack(nursery, victim)
+    # Each stream keeps to its own credit.
+    with trio.fail_after(10), pytest.raises(StreamClosed):
+        for index in range(1, 1000, 2):
+            await attacker.send(
+                frame(WINDOW, SYN, index), data_frame(index, opening("/test/deaf/1"))
+            )
+            for _ in range(3):
+                await attacker.send(data_frame(index, bytes(60_000)))
+    await held.send(b"still open")
+    assert await ask_echo(honest, victim) == b"are you there"
+
+
 async def test_many_tiny_frames_cost_little_more_than_their_bytes(nursery: trio.Nursery) -> None:
     (victim,) = await nodes(nursery, 1)
     attacker = await attack(nursery, victim)
