@@ -61,9 +61,7 @@ def unset(bits: bytes | bytearray, total: int) -> array[int]:
     for at, byte in enumerate(bits):
         if byte != 0xFF:
             base = at << 3
-            found.extend(
-                base + i for i in range(8) if not byte & _BIT[i] and base + i < total
-            )
+            found.extend(base + i for i in range(8) if not byte & _BIT[i] and base + i < total)
     return found
 
 

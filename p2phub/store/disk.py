@@ -1,7 +1,9 @@
-"""The store on a disk: one folder that holds everything, opened by one process at a time (the daemon locks its home).
+"""The store on a disk: one folder that holds everything, opened by one process at a time (the
+daemon locks its home).
 
-What is where: `p2phub.paths.StoreFolder`. How bytes become durable: parts.py and packs.py. Everything that can be wrong on
-the disk is found at open (cheap things) or at each read (bytes); nothing wrong stops the store.
+What is where: `p2phub.paths.StoreFolder`. How bytes become durable: parts.py and packs.py.
+Everything that can be wrong on the disk is found at open (cheap things) or at each read (bytes);
+nothing wrong stops the store.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from p2phub.store.base import (
     Withdrawn,
 )
 from p2phub.store.file_system import FileSystem, failures, network_file_system
+from p2phub.store.finishing import Finishing
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index
 from p2phub.store.journal import Journal
@@ -64,6 +67,7 @@ class DiskStore:
         self._holdings = Holdings(folder, self._files, self._index, packs)
         self._journal = Journal(folder.journal, self._files)
         self._parts = Parts(self._holdings, self._journal)
+        self._finishing = Finishing(self._holdings, self._journal, self._parts)
         self._taking = Taking(self._holdings, self._journal)
         self._placing = Placing(self._holdings)
         self._packs = packs
@@ -115,6 +119,9 @@ class DiskStore:
     # ---- objects
 
     def open_part(self, object: Digest, *, folder: Path | None = None) -> None:
+        found = self._holdings.named(object)
+        if found is not None:
+            self._finishing.settle(found)
         self._parts.open(object, folder)
 
     def reuse(self, object: Digest) -> int:
@@ -137,7 +144,7 @@ class DiskStore:
             raise NotHeld(f"nothing is held of the object {object.hex()}", object=object.hex())
         placement = None
         if found.row.state is not ObjectState.COMPLETE:
-            placement = self._parts.finish(found, place)
+            placement = self._finishing.finish(found, place)
         row = found.row
         if place is None or row.path == place.folder / place.path:
             return placement or Placement(self._holdings.path(found), {}, 0)
@@ -312,14 +319,16 @@ class DiskStore:
 
     def _recover(self) -> None:
         """Understand what a crash left of each part."""
-        for id in self._index.object_ids("state IN ('partial', 'condemned') AND kind = 'part'"):
+        for id in self._index.object_ids("state = 'partial' AND kind = 'part'"):
             object = self._holdings.object(id)
             if object is not None:
-                self._parts.settle(object)
+                self._finishing.settle(object)
 
 
 def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
-    """The index, and whether it is empty because there was none or it was damaged, and so was set aside."""
+    """The index, and whether it is empty because there was none or it was damaged, and so was set
+    aside.
+    """
     is_empty = not folder.index.exists()
     if not is_empty:
         try:
@@ -345,15 +354,19 @@ def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
     except FileNotFoundError:
         text = ""
     except OSError as error:
-        raise StoreFailed(f"{folder.version} can't be read: {error.strerror}", path=str(folder.root)) from error
+        raise StoreFailed(
+            f"{folder.version} can't be read: {error.strerror}", path=str(folder.root)
+        ) from error
     if text:
         number = text.removeprefix(_VERSION_TEXT).strip()
         if not text.startswith(_VERSION_TEXT) or not number.isdecimal():
-            raise StoreFailed(f"{folder.version} is not a version of a store", path=str(folder.version))
+            raise StoreFailed(
+                f"{folder.version} is not a version of a store", path=str(folder.version)
+            )
         if int(number) > STORE_VERSION:
             raise StoreNewer(
-                f"the store at {folder.root} has format {number}, this p2phub knows {STORE_VERSION}: it was"
-                " left as it is; upgrade p2phub",
+                f"the store at {folder.root} has format {number}, this p2phub knows"
+                f" {STORE_VERSION}: it was left as it is; upgrade p2phub",
                 path=str(folder.root), version=int(number),
             )  # fmt: skip
     try:
@@ -363,8 +376,9 @@ def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
     kind = network_file_system(Path(os.path.realpath(folder.root)), mounts)
     if kind is not None:
         raise StoreFailed(
-            f"the store can't lie on a network file system ({kind}) as {folder.root} does: its index would be"
-            " damaged. Choose a home on a local disk; files there may still be published from anywhere",
+            f"the store can't lie on a network file system ({kind}), as"
+            f" {folder.root} does: its index would be damaged. Choose a home on a local disk;"
+            " files may be published from anywhere",
             path=str(folder.root), type=kind,
         )  # fmt: skip
     for path in (folder.root, folder.parts, folder.data, folder.packs, folder.quarantine):

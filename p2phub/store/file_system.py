@@ -1,7 +1,9 @@
-"""Every call by which the store touches the disk, with the operating system's refusals as errors of the store.
+"""Every call by which the store touches the disk, with the operating system's refusals as errors of
+the store.
 
-Each call first passes `reach`, which does nothing: tests override it to count, to refuse or to die at that very call.
-Rules: no call retries a failed sync; no call follows a symbolic link at the last component of a path.
+Each call first passes `reach`, which does nothing: tests override it to count, to refuse or to die
+at that very call. Rules: no call retries a failed sync; no call follows a symbolic link at the last
+component of a path.
 
 Source: Linux man pages of fallocate, ioctl_ficlone, renameat2, fsync; POSIX *at() calls elsewhere.
 """
@@ -43,7 +45,8 @@ def failure(error: OSError, path: AnyPath) -> StoreError:
     reason = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
         return StoreFull(
-            f"no room at {path}: {reason}. Nothing was lost: free some space, the same command resumes",
+            f"no room at {path}: {reason}. Nothing was lost: free some space; the same command"
+            " resumes",
             **facts,
         )
     return StoreFailed(
@@ -64,14 +67,16 @@ class FileSystem:
     """The operating system's files. Every method may raise StoreFull or StoreFailed."""
 
     def reach(self, call: str, path: AnyPath) -> None:
-        """About to make `call` on `path`. An OSError raised here is as if the call itself gave it."""
+        """About to make `call` on `path`. An OSError raised here is as if the call gave it."""
 
     # ---- bytes
 
     def open(
         self, path: AnyPath, flags: int, mode: int = 0o644, *, folder: int | None = None
     ) -> int:
-        """A descriptor; never follows a link at the end of `path`. FileNotFoundError and FileExistsError pass as they are."""
+        """A descriptor; never follows a link at the end of `path`. FileNotFoundError and
+        FileExistsError pass as they are.
+        """
         try:
             self.reach("open", path)
             return os.open(
@@ -98,7 +103,9 @@ class FileSystem:
             raise failure(error, path) from error
         return done
 
-    def write(self, file: int, data: Sequence[memoryview | bytes], offset: int, path: AnyPath) -> int:
+    def write(
+        self, file: int, data: Sequence[memoryview | bytes], offset: int, path: AnyPath
+    ) -> int:
         """Write all of `data`, one after another, from `offset` on; how many bytes that were."""
         total = 0
         try:
@@ -117,7 +124,9 @@ class FileSystem:
         return total
 
     def allocate(self, file: int, size: int, path: AnyPath) -> None:
-        """Give a new file its blocks at once, so that it can't run out of room later; a hole where that is not supported."""
+        """Give a new file its blocks at once, so that it can't run out of room later; a hole where
+        that is not supported.
+        """
         try:
             self.reach("allocate", path)
             # posix_fallocate would write zeros itself where the file system can't allocate.
@@ -139,7 +148,9 @@ class FileSystem:
             os.ftruncate(file, size)
 
     def sync_data(self, file: int, path: AnyPath) -> None:
-        """After this the file's bytes survive a power cut. If it raises, what was written since the last sync may be gone."""
+        """After this the file's bytes survive a power cut. If it raises, what was written since the
+        last sync may be gone.
+        """
         with failures(path):
             self.reach("sync", path)
             getattr(os, "fdatasync", os.fsync)(file)
@@ -162,7 +173,7 @@ class FileSystem:
         return True
 
     def copy(self, source: int, target: int, size: int, path: AnyPath) -> None:
-        """Write the first `size` bytes of `source` into `target`, within the kernel where it can."""
+        """Write the first `size` bytes of `source` into `target`, in the kernel if it can."""
         done = 0
         with failures(path):
             while done < size:
@@ -186,7 +197,9 @@ class FileSystem:
     # ---- names
 
     def sync_file_system(self, file: int, path: AnyPath) -> None:
-        """After this all that was written to the file system of `file` survives a power cut: one wait for many files."""
+        """After this all that was written to the file system of `file` survives a power cut: one
+        wait for many files.
+        """
         with failures(path):
             self.reach("sync", path)
             if not hasattr(_libc, "syncfs"):
@@ -227,7 +240,9 @@ class FileSystem:
             os.rename(source, target)
 
     def move(self, source: AnyPath, target: AnyPath, scratch: AnyPath) -> None:
-        """As `rename`, by way of a synced copy at `scratch` (same file system as `target`) where a rename can't."""
+        """As `rename`, by way of a synced copy at `scratch` (same file system as `target`) where a
+        rename can't.
+        """
         try:
             return self.rename(source, target)
         except StoreFailed as error:
@@ -250,7 +265,12 @@ class FileSystem:
         self.remove(source)
 
     def rename_new(
-        self, source: AnyPath, target: AnyPath, *, source_folder: int = -100, target_folder: int = -100
+        self,
+        source: AnyPath,
+        target: AnyPath,
+        *,
+        source_folder: int = -100,
+        target_folder: int = -100,
     ) -> None:
         """Raises FileExistsError if there is anything at `target`: nothing is ever replaced.
 
@@ -273,7 +293,8 @@ class FileSystem:
                 code = ctypes.get_errno()
                 if code not in (errno.EINVAL, errno.ENOSYS):
                     raise OSError(code, os.strerror(code), str(target))
-            # Without the flag: a link fails if the name is taken; a folder is checked, then renamed.
+            # Without the flag: a link fails if the name is taken; a folder is checked, then
+            # renamed.
             begin = None if source_folder == -100 else source_folder
             end = None if target_folder == -100 else target_folder
             if stat.S_ISDIR(os.stat(source, dir_fd=begin, follow_symlinks=False).st_mode):
@@ -289,7 +310,9 @@ class FileSystem:
             raise failure(error, target) from error
 
     def link(self, source: AnyPath, target: AnyPath, *, target_folder: int | None = None) -> bool:
-        """A second name for a file. False where the file system can't or the file has too many names."""
+        """A second name for a file. False where the file system can't or the file has too many
+        names.
+        """
         try:
             self.reach("link", target)
             os.link(source, target, dst_dir_fd=target_folder, follow_symlinks=False)

@@ -1,7 +1,8 @@
 """What is held and where: index, packs, pages and objects of one store, and reading from them.
 
-A read gives bytes that the caller verifies, or says that they are gone. What turns out to be gone or wrong is cleared here, in
-memory and in the index, and noted as withdrawn, so that the node can tell people and peers.
+A read gives bytes that the caller verifies, or says that they are gone. What turns out to be gone
+or wrong is cleared here, in memory and in the index, and noted as withdrawn, so that the node can
+tell people and peers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from p2phub.store.pages import Page, Pages
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
 PLACES_MAX = 16384  # segments whose places are remembered
 QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
-WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped, since the index has them anyway
+WITHDRAWN_MAX = (
+    10_000  # not yet told; beyond it the oldest are dropped, since the index has them anyway
+)
 
 
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EISDIR)
@@ -87,11 +90,15 @@ class Holdings:
                 return data
             is_corrupt = True
         if is_corrupt:
-            raise CorruptChunk(f"the chunk {name.hex()} lay on this disk damaged", digest=name.hex())
+            raise CorruptChunk(
+                f"the chunk {name.hex()} lay on this disk damaged", digest=name.hex()
+            )
         raise NotHeld(f"this node does not hold the chunk {name.hex()}", digest=name.hex())
 
     def has(self, names: Sequence[Digest], *, is_durable: bool) -> set[Digest]:
-        """Which of `names` `get` would find. is_durable: leave out what a crash could still take back."""
+        """Which of `names` `get` would find. is_durable: leave out what a crash could still take
+        back.
+        """
         found = {EMPTY} & set(names)
         found |= self.index.in_packs(names)
         if not is_durable:
@@ -166,7 +173,9 @@ class Holdings:
         return found
 
     def segment_page(self, segment: SegmentRow) -> Page:
-        """The page of an object's segment. Raises NotHeld, or MalformedDocument if the record is wrong about it."""
+        """The page of an object's segment. Raises NotHeld, or MalformedDocument if the record is
+        wrong about it.
+        """
         page = self.pages.get(segment.digest)
         check_segment(page, segment)
         return page
@@ -333,9 +342,7 @@ class Holdings:
     ) -> None:
         path = self.path(object)
         with self._lock:
-            self._withdrawn.append(
-                Withdrawn(object.row.digest, path, f"{path} {reason}", pages)
-            )
+            self._withdrawn.append(Withdrawn(object.row.digest, path, f"{path} {reason}", pages))
             del self._withdrawn[:-WITHDRAWN_MAX]
 
     def _quarantine(self, name: Digest, chunk: int, data: memoryview | bytes) -> None:

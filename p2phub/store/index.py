@@ -1,8 +1,8 @@
 """The index: what is held and where, in one SQLite database. The one home of sqlite3.
 
-WAL with synchronous=FULL: a commit that returned survives a power cut (20 of 20 cuts; with NORMAL 0 of 20). One writer at a
-time, readers beside it. Rows are facts about durable bytes only: data is synced before a row says so. All of it can be made
-again from the packs, the files and the journal.
+WAL with synchronous=FULL: a commit that returned survives a power cut (20 of 20 cuts; with NORMAL 0
+of 20). One writer at a time, readers beside it. Rows are facts about durable bytes only: data is
+synced before a row says so. All of it can be made again from the packs, the files and the journal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from p2phub.store.file_system import FileSystem, failure
 from p2phub.store.packs import Location
 
 INDEX_VERSION = 1
-BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, not for another program: the home is locked
+BUSY_TIMEOUT_MS = (
+    10_000  # a commit waits for a slow disk, not for another program: the home is locked
+)
 READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly always
 VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
 SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
@@ -36,31 +38,39 @@ _STAMP = struct.Struct(">QQQqq")
 _SCHEMA = """
 CREATE TABLE pack(number INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 CREATE TABLE chunk(
-    digest BLOB PRIMARY KEY, pack INTEGER NOT NULL REFERENCES pack, offset INTEGER NOT NULL, length INTEGER NOT NULL
+    digest BLOB PRIMARY KEY, pack INTEGER NOT NULL REFERENCES pack, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE object(
-    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, sha256 BLOB NOT NULL,
-    chunk_count INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL, path BLOB, target BLOB, stamp BLOB
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
+    sha256 BLOB NOT NULL, chunk_count INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL,
+    path BLOB, target BLOB, stamp BLOB
 );
 CREATE INDEX object_sha256 ON object(sha256);
 CREATE TABLE segment(
-    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL, digest BLOB NOT NULL,
-    first_chunk INTEGER NOT NULL, offset INTEGER NOT NULL, chunk_count INTEGER NOT NULL, data_size INTEGER NOT NULL,
+    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL,
+    digest BLOB NOT NULL, first_chunk INTEGER NOT NULL, offset INTEGER NOT NULL,
+    chunk_count INTEGER NOT NULL, data_size INTEGER NOT NULL,
     PRIMARY KEY(object, number)
 ) WITHOUT ROWID;
 CREATE INDEX segment_digest ON segment(digest);
 CREATE TABLE bits(
-    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL, bits BLOB NOT NULL,
+    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL,
+    bits BLOB NOT NULL,
     PRIMARY KEY(object, number)
 ) WITHOUT ROWID;
 CREATE TABLE sample(
-    key INTEGER NOT NULL, object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, chunk INTEGER NOT NULL,
+    key INTEGER NOT NULL, object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE,
+    chunk INTEGER NOT NULL,
     PRIMARY KEY(key, object)
 ) WITHOUT ROWID;
-CREATE TABLE small_file(sha256 BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(sha256, digest)) WITHOUT ROWID;
+CREATE TABLE small_file(
+    sha256 BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(sha256, digest)
+) WITHOUT ROWID;
 CREATE INDEX small_file_digest ON small_file(digest);
 CREATE TABLE release(
-    manifest BLOB NOT NULL, name TEXT NOT NULL, origin TEXT NOT NULL, path BLOB, method TEXT NOT NULL,
+    manifest BLOB NOT NULL, name TEXT NOT NULL, origin TEXT NOT NULL, path BLOB,
+    method TEXT NOT NULL,
     added_s REAL NOT NULL, is_pinned INTEGER NOT NULL, PRIMARY KEY(manifest, name)
 ) WITHOUT ROWID;
 CREATE TABLE lease(
@@ -116,7 +126,11 @@ class Transaction:
 
     def add_chunks(self, chunks: Iterable[tuple[Digest, Location]], ends: dict[int, int]) -> None:
         run = self._connection.executemany
-        run("INSERT INTO pack VALUES(?, ?) ON CONFLICT(number) DO UPDATE SET size = max(size, excluded.size)", ends.items())
+        run(
+            "INSERT INTO pack VALUES(?, ?)"
+            " ON CONFLICT(number) DO UPDATE SET size = max(size, excluded.size)",
+            ends.items(),
+        )
         run("INSERT OR IGNORE INTO chunk VALUES(?, ?, ?, ?)", ((name, *at) for name, at in chunks))
 
     def drop_chunk(self, name: Digest) -> None:
@@ -126,7 +140,8 @@ class Transaction:
         """The row's id; any older row of that digest goes, with its bits and samples."""
         self._connection.execute("DELETE FROM object WHERE digest = ?", (row.digest,))
         cursor = self._connection.execute(
-            "INSERT INTO object(digest, size, sha256, chunk_count, state, kind, path, target, stamp)"
+            "INSERT INTO object("
+            "digest, size, sha256, chunk_count, state, kind, path, target, stamp)"
             " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (row.digest, row.size, row.sha256, row.chunk_count, row.state, row.kind, *_places(row)),
         )
@@ -190,7 +205,8 @@ class Transaction:
     def drop_release(self, manifest: Digest, name: str | None) -> int:
         where, values = ("manifest = ?", (manifest,)) if name is None else (
             "manifest = ? AND name = ?", (manifest, name))  # fmt: skip
-        return self._connection.execute(f"DELETE FROM release WHERE {where}", values).rowcount  # noqa: S608
+        statement = f"DELETE FROM release WHERE {where}"  # noqa: S608
+        return self._connection.execute(statement, values).rowcount
 
     def pin(self, manifest: Digest, pinned: bool) -> int:
         statement = "UPDATE release SET is_pinned = ? WHERE manifest = ?"
@@ -272,7 +288,9 @@ class Index:
 
     def small_with_sha256(self, sha256: bytes) -> Digest | None:
         """A file of one chunk that lies in a pack."""
-        statement = "SELECT digest FROM small_file JOIN chunk USING(digest) WHERE sha256 = ? LIMIT 1"
+        statement = (
+            "SELECT digest FROM small_file JOIN chunk USING(digest) WHERE sha256 = ? LIMIT 1"
+        )
         rows = self._rows(statement, (sha256,))
         return rows[0][0] if rows else None
 
@@ -287,7 +305,9 @@ class Index:
 
     def single_objects(self, names: Sequence[Digest]) -> set[Digest]:
         """Which of `names` are complete objects of one chunk."""
-        statement = "SELECT digest FROM object WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
+        statement = (
+            "SELECT digest FROM object WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
+        )
         return self._among(statement, names)
 
     def segments_of(self, object: int) -> list[SegmentRow]:
@@ -305,7 +325,9 @@ class Index:
         return dict(self._rows("SELECT number, bits FROM bits WHERE object = ?", (object,)))
 
     def samples(self, names: Sequence[Digest]) -> dict[int, list[tuple[int, int]]]:
-        """Candidates by `sample_key`: (object id, chunk number). A key is 8 bytes of a digest: compare the whole one."""
+        """Candidates by `sample_key`: (object id, chunk number). A key is 8 bytes of a digest:
+        compare the whole one.
+        """
         found: dict[int, list[tuple[int, int]]] = {}
         for start in range(0, len(names), VARIABLES_MAX):
             keys = [sample_key(name) for name in names[start : start + VARIABLES_MAX]]
@@ -340,12 +362,14 @@ class Index:
     # ---- within
 
     def _object(self, where: str, value: Any) -> ObjectRow | None:
-        rows = self._rows(f"SELECT {_OBJECT} FROM object WHERE {where} LIMIT 1", (value,))  # noqa: S608
+        statement = f"SELECT {_OBJECT} FROM object WHERE {where} LIMIT 1"  # noqa: S608
+        rows = self._rows(statement, (value,))
         if not rows:
             return None
         id, digest, size, sha256, chunk_count, state, kind, path, target, stamp = rows[0]
         return ObjectRow(
-            id, digest, size, sha256, chunk_count, ObjectState(state), kind, _to_path(path), _to_path(target),
+            id, digest, size, sha256, chunk_count, ObjectState(state), kind,
+            _to_path(path), _to_path(target),
             FileStamp(*_STAMP.unpack(stamp)) if stamp else None,
         )  # fmt: skip
 
@@ -376,7 +400,10 @@ class Index:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_MS / 1000,
         )
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -386,7 +413,8 @@ class Index:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version > INDEX_VERSION:
             raise StoreNewer(
-                f"the index at {self._path} has format {version}, this p2phub knows {INDEX_VERSION}:"
+                f"the index at {self._path} has format {version}, this p2phub knows"
+                f" {INDEX_VERSION}:"
                 " it was left as it is; upgrade p2phub",
                 path=str(self._path),
             )
@@ -397,7 +425,9 @@ class Index:
                 path=str(self._path),
             )
         if version == 0:
-            self._writer.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;")
+            self._writer.executescript(
+                f"BEGIN;{_SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;"
+            )
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -413,13 +443,18 @@ def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     facts: dict[str, object] = {"path": str(path), "reason": name}
     if name.startswith("SQLITE_FULL"):
-        return StoreFull(f"no room for the index at {path}: free some space, the same command resumes", **facts)
+        return StoreFull(
+            f"no room for the index at {path}: free some space, the same command resumes", **facts
+        )
     if name in ("ProgrammingError",) and "closed" in str(error):
         return StoreFailed("the store is closed", **facts)
-    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError)):
+    if isinstance(
+        error, (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError)
+    ):
         raise error  # a bug, not a disk
     return StoreFailed(
-        f"the index at {path} can't be used ({name}: {error}). What is held is untouched: stop the daemon,"
+        f"the index at {path} can't be used ({name}: {error}). What is held is untouched:"
+        " stop the daemon,"
         " move the index away and start again: it is rebuilt from the files",
         **facts,
     )

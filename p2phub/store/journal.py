@@ -1,7 +1,8 @@
-"""The journal: what no file of the store can tell, one line per fact, appended and synced before the index says so.
+"""The journal: what no file of the store can tell, one line per fact, appended and synced before
+the index says so.
 
-A line is 16 hex digits of the BLAKE3 of the rest, a space, and one JSON object with a key `do`. A torn or damaged line is
-passed over. It is read only when the index is rebuilt.
+A line is 16 hex digits of the BLAKE3 of the rest, a space, and one JSON object with a key `do`. A
+torn or damaged line is passed over. It is read only when the index is rebuilt.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Journal:
         self._lock = Lock()
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Durable on return. Raises StoreFull, StoreFailed: then the index must not say it either."""
+        """Durable on return. If it raises, the index must not say it either."""
         if not entries:
             return
         text = b"".join(_line(entry) for entry in entries)

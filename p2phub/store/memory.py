@@ -1,7 +1,8 @@
-"""The store in memory, for tests and for nodes that keep nothing: the same contract without a disk of its own.
+"""The store in memory, for tests and for nodes that keep nothing: the same contract without a disk
+of its own.
 
-The user's files are read when taken and written when placed, so that `take` and `place_files` cost a copy here.
-One lock for everything: speed is no aim.
+The user's files are read when taken and written when placed, so that `take` and `place_files` cost
+a copy here. One lock for everything: speed is no aim.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from threading import RLock
 
@@ -23,7 +24,6 @@ from p2phub.errors import (
     MalformedDocument,
     NotHeld,
     TooLarge,
-    WrongChunk,
 )
 from p2phub.paths import PART_FOLDER
 from p2phub.proto.content import ObjectRecord
@@ -47,8 +47,9 @@ from p2phub.store.base import (
 )
 from p2phub.store.file_system import FileSystem
 from p2phub.store.index import ObjectRow, SegmentRow
+from p2phub.store.memory_spans import MemorySpanReader, MemorySpanWriter
 from p2phub.store.objects import StoredObject, segment_rows
-from p2phub.store.pages import UNKNOWN_LENGTH, Page, Pages
+from p2phub.store.pages import Page, Pages
 from p2phub.store.trees import Tree, remove_tree
 
 
@@ -193,7 +194,8 @@ class MemoryStore:
                     found.row = replace(found.row, state=ObjectState.CONDEMNED)
                     raise DigestMismatch(
                         f"the object {object.hex()} does not have the SHA-256 its record states",
-                        object=object.hex(), sha256=found.row.sha256.hex(), got=state.digest().hex(),
+                        object=object.hex(), sha256=found.row.sha256.hex(),
+                        got=state.digest().hex(),
                     )  # fmt: skip
                 found.row = replace(found.row, state=ObjectState.COMPLETE)
             row = found.row
@@ -340,7 +342,9 @@ class MemoryStore:
 
     def releases(self) -> list[Release]:
         with self.lock:
-            return sorted(self._releases.values(), key=lambda release: (-release.added_s, release.name))
+            return sorted(
+                self._releases.values(), key=lambda release: (-release.added_s, release.name)
+            )
 
     def pin(self, manifest: Digest, pinned: bool) -> bool:
         with self.lock:
@@ -412,7 +416,8 @@ class MemoryStore:
     def _add(self, record: ObjectRecord, name: Digest, state: ObjectState) -> StoredObject:
         segments = segment_rows(record)
         row = ObjectRow(
-            next(self._ids), name, record.size, record.sha256, record.chunk_count, state, "part", None, None, None
+            next(self._ids), name, record.size, record.sha256, record.chunk_count, state, "part",
+            None, None, None,
         )  # fmt: skip
         object = self._objects[name] = StoredObject(row, segments)
         for segment in segments:
@@ -448,62 +453,19 @@ class MemoryStore:
             if file.has_record:
                 object = self._objects.get(file.object)
                 if object is None or object.row.state is not ObjectState.COMPLETE:
-                    raise NotHeld(f"{file.path} is not complete here: fetch it first", path=file.path)
+                    raise NotHeld(
+                        f"{file.path} is not complete here: fetch it first", path=file.path
+                    )
                 data = b"".join(self._content(file.object))
             else:
                 data = self.get(file.object)
         if len(data) != file.size or sha256(data) != file.sha256:
-            raise DigestMismatch(f"the manifest states a false SHA-256 for {file.path}", path=file.path)
+            raise DigestMismatch(
+                f"the manifest states a false SHA-256 for {file.path}", path=file.path
+            )
         if file.chunk_count == 1:
             self._small[file.sha256] = file.object
         return data
-
-
-class _Span:
-    def __init__(self, store: MemoryStore, runs: Sequence[Run]) -> None:
-        self._store = store
-        self.entries: list[tuple[Page, int]] = []
-        for run in runs:
-            page = store.pages.get(run.page)
-            if not 0 <= run.start <= run.stop <= len(page):
-                raise NotHeld(f"the page {run.page.hex()} has no entries up to {run.stop}")
-            self.entries += [(page, index) for index in range(run.start, run.stop)]
-        self.lengths = array("I", (page.lengths[index] for page, index in self.entries))
-        if UNKNOWN_LENGTH in self.lengths:
-            raise NotHeld("a file page does not state how long an object record is: ask for it by name")
-        self._offsets = array("Q", accumulate(self.lengths, initial=0))
-
-    def _views(self, first: int, stop: int, data: memoryview) -> list[memoryview]:
-        if not 0 <= first <= stop <= len(self.lengths):
-            raise ValueError(f"the span has no chunks [{first}, {stop})")
-        offsets, base = self._offsets, self._offsets[first]
-        if offsets[stop] - base != len(data):
-            raise ValueError("the bytes given are not as many as those chunks have")
-        return [data[offsets[i] - base : offsets[i + 1] - base] for i in range(first, stop)]
-
-
-class MemorySpanReader(_Span):
-    """See `SpanReader`."""
-
-    def read(self, first: int, stop: int, into: memoryview) -> None:
-        for number, view in enumerate(self._views(first, stop, into), first):
-            page, index = self.entries[number]
-            view[:] = self._store.get(page.digest_of(index))
-
-
-class MemorySpanWriter(_Span):
-    """See `SpanWriter`."""
-
-    def write(self, first: int, stop: int, data: memoryview) -> None:
-        for number, view in enumerate(self._views(first, stop, data), first):
-            page, index = self.entries[number]
-            name = page.digest_of(index)
-            if digest(view) != name:
-                raise WrongChunk(
-                    f"bytes do not match the chunk {name.hex()} they were sent as",
-                    index=number, page=page.digest.hex(), entry=index,
-                )  # fmt: skip
-            self._store.write(page, index, view)
 
 
 def _read_unchanged(file: SourceFile) -> bytes:

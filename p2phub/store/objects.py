@@ -1,7 +1,7 @@
 """One object in memory: which of its chunks are written, which durable, and where its file is.
 
-Does no I/O. All changing state of one object is guarded by its own `lock`; there is at most one `StoredObject` per object in
-a process, so what one thread writes another may read.
+Does no I/O. All changing state of one object is guarded by its own `lock`; there is at most one
+`StoredObject` per object in a process, so what one thread writes another may read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class StoredObject:
         self.writer: int | None = None  # descriptor of the part while it is written to
         self.writing = 0  # threads inside a write
         self.is_closing = False  # no more writes: it is being finished or dropped
-        # Invariant: durable <= written, and written - durable == pending. Empty if whole or changed.
+        # Invariant: durable <= written, and written - durable == pending. Empty if whole or
+        # changed.
         self.written = {number: bytearray(some) for number, some in (held or {}).items()}
         self.durable = {number: bytearray(some) for number, some in (held or {}).items()}
         self.pending: dict[int, list[int]] = {}
@@ -96,7 +97,9 @@ class StoredObject:
         self.pending = {}
 
     def clear_chunk(self, segment: SegmentRow, index: int) -> None:
-        """With the lock held: this chunk's bytes are not what they were. A whole object becomes a partial one."""
+        """With the lock held: this chunk's bytes are not what they were. A whole object becomes a
+        partial one.
+        """
         if self.is_whole:
             self.written = {s.number: bits.full(s.chunk_count) for s in self.segments}
             self.durable = {s.number: bits.full(s.chunk_count) for s in self.segments}
@@ -108,7 +111,7 @@ class StoredObject:
             waiting.remove(index)
 
     def held(self) -> tuple[int, int]:
-        """Chunks written, and about how many bytes those are: exact where a segment is held whole."""
+        """Chunks written, and about how many bytes: exact where a segment is held whole."""
         if self.row.state is not ObjectState.PARTIAL:
             return (self.row.chunk_count, self.row.size) if self.is_whole else (0, 0)
         chunks = size = 0
@@ -118,9 +121,7 @@ class StoredObject:
             size += segment.data_size * some // segment.chunk_count
         return chunks, size
 
-    def _bits(
-        self, held: dict[int, bytearray], segment: SegmentRow
-    ) -> bytes | bytearray:
+    def _bits(self, held: dict[int, bytearray], segment: SegmentRow) -> bytes | bytearray:
         if self.row.state is not ObjectState.PARTIAL:
             count = segment.chunk_count
             return bits.full(count) if self.is_whole else bytes(bits.size(count))
@@ -128,7 +129,9 @@ class StoredObject:
 
 
 def segment_rows(record: ObjectRecord) -> list[SegmentRow]:
-    """Where each segment of an object begins. Raises MalformedDocument if one is listed with nothing in it."""
+    """Where each segment of an object begins. Raises MalformedDocument if one is listed with
+    nothing in it.
+    """
     rows = []
     first_chunk = offset = 0
     for number, ref in enumerate(record.segments):

@@ -23,7 +23,7 @@ class _OpenFile:
 
 
 class OpenFiles(Generic[K]):
-    """Descriptors by key. A key names one file for ever: a file that is replaced gets another key."""
+    """Descriptors by key. A key names one file for ever: its replacement gets another."""
 
     def __init__(self, close: Callable[[int], None], files_max: int = FILES_MAX) -> None:
         self._close = close

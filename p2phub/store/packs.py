@@ -1,10 +1,12 @@
 """Packs: documents and small chunks, one after another in append-only files.
 
-A pack begins with PACK_MAGIC. A record is RECORD_MAGIC, the length as u32 big endian, the digest, the bytes: it describes itself,
-so that the index can be rebuilt by reading packs from the start. What lies behind the durable end of a pack was never
-promised to anyone: it is cut off at the next start.
+A pack begins with PACK_MAGIC. A record is RECORD_MAGIC, the length as u32 big endian, the digest,
+the bytes: it describes itself, so that the index can be rebuilt by reading packs from the start.
+What lies behind the durable end of a pack was never promised to anyone: it is cut off at the next
+start.
 
-Order: append (any number) -> sync -> the index in one transaction -> `committed`. A pack whose sync failed is not appended to again.
+Order: append (any number) -> sync -> the index in one transaction -> `committed`. A pack whose sync
+failed is not appended to again.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Packs:
         self._readers: OpenFiles[int] = OpenFiles(files.close, 32)
 
     def append(self, chunks: Iterable[tuple[Digest, memoryview | bytes]]) -> dict[Digest, Location]:
-        """Write chunks whose digests were verified; readable at once, durable after the next checkpoint."""
+        """Write chunks whose digests were verified; readable at once, durable after the next
+        checkpoint.
+        """
         with self._lock:
             views: list[memoryview | bytes] = []
             placed: dict[Digest, Location] = {}
@@ -111,7 +115,9 @@ class Packs:
                 self._ends[number] = max(end, self._ends.get(number, 0))
 
     def read(self, location: Location, into: memoryview) -> int:
-        """Bytes read; fewer than asked for if the pack was cut. Unverified. FileNotFoundError if it is gone."""
+        """Bytes read; fewer than asked for if the pack was cut. Unverified. FileNotFoundError if it
+        is gone.
+        """
         path = self._folder.pack(location.pack)
         opening = lambda: self._files.open(path, os.O_RDONLY)  # noqa: E731
         with self._readers.use(location.pack, opening) as file:
@@ -163,7 +169,9 @@ class Packs:
 
 
 def scan(files: FileSystem, folder: StoreFolder, number: int) -> Iterator[tuple[Digest, Location]]:
-    """The records of one pack that are whole and right, in order; ends at the first byte that is no record."""
+    """The records of one pack that are whole and right, in order; ends at the first byte that is no
+    record.
+    """
     path = folder.pack(number)
     file = files.open(path, os.O_RDONLY)
     try:
@@ -189,4 +197,6 @@ def scan(files: FileSystem, folder: StoreFolder, number: int) -> Iterator[tuple[
 
 def numbers(names: Sequence[str]) -> list[int]:
     """The pack numbers among file names, rising."""
-    return sorted(int(name[:-5]) for name in names if name.endswith(".pack") and name[:-5].isdecimal())
+    return sorted(
+        int(name[:-5]) for name in names if name.endswith(".pack") and name[:-5].isdecimal()
+    )

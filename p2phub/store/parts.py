@@ -17,12 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock, RLock
 
-from p2phub.digest import Digest, Sha256, digest
+from p2phub.digest import Digest
 from p2phub.errors import (
     ContentError,
-    CorruptChunk,
-    DestinationExists,
-    DigestMismatch,
     NotHeld,
     StoreError,
     StoreFull,
@@ -33,20 +30,17 @@ from p2phub.store import bits
 from p2phub.store.base import (
     CHECKPOINT_BYTES,
     CHECKPOINT_S,
-    FileStamp,
-    Method,
     ObjectState,
-    Place,
-    Placement,
 )
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow, SegmentRow, is_sampled
-from p2phub.store.journal import Journal, adopted
+from p2phub.store.journal import Journal
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location
-from p2phub.store.trees import Tree
 
-WRITERS_MAX = 64  # parts open for writing at once; the one least recently opened is synced and closed
+WRITERS_MAX = (
+    64  # parts open for writing at once; the one least recently opened is synced and closed
+)
 HEADROOM_BYTES = 64 << 20  # left free on the disk, for the index and for others
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
 
@@ -64,8 +58,8 @@ class Parts:
         self._dirty_bytes = 0
         self._dirty_since: float | None = None  # by the clock of who asks `is_due`
         self._packed: dict[Digest, list[tuple[Digest, int]]] = {}  # chunk in a pack: pages, indexes
-        self._checkpointing = RLock()  # one checkpoint, open, finish or drop at a time
-        self._packing = RLock()  # one sync of the packs at a time; taken after _checkpointing
+        self.exclusive = RLock()  # one checkpoint, open, finish or drop at a time
+        self._packing = RLock()  # one sync of the packs at a time; taken after exclusive
         self._writers: dict[int, StoredObject] = {}  # open for writing, by id; oldest first
         self._durable: Durable = []  # not yet reported
 
@@ -73,11 +67,8 @@ class Parts:
 
     def open(self, name: Digest, folder: Path | None) -> None:
         """See `Store.open_part`."""
-        with self._checkpointing:
+        with self.exclusive:
             object = self._holdings.named(name)
-            if object is not None:
-                self.settle(object)
-                object = self._holdings.named(name)
             if object is not None and object.is_whole:
                 return
             if object is not None and object.row.state is ObjectState.PARTIAL:
@@ -91,8 +82,8 @@ class Parts:
             if path is not None:
                 self._journal.append([{"do": "part", "object": name.hex(), "path": str(path)}])
             row = ObjectRow(
-                0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL, "part", path,
-                None, None,
+                0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL,
+                "part", path,                 None, None,
             )  # fmt: skip
             with self._holdings.index.transaction() as change:
                 change.add_object(row, segments)
@@ -106,7 +97,8 @@ class Parts:
         free = files.free_bytes(path.parent)
         if free < size + HEADROOM_BYTES:
             raise StoreFull(
-                f"{size} bytes are needed at {path.parent} and {max(0, free - HEADROOM_BYTES)} are free:"
+                f"{size} bytes are needed at {path.parent} and"
+                f" {max(0, free - HEADROOM_BYTES)} are free:"
                 " nothing was begun; free some space and run the same command again",
                 path=str(path.parent), needed=size, free=free,
             )  # fmt: skip
@@ -123,7 +115,9 @@ class Parts:
         files.sync_folder(path.parent)
 
     def _copy_damaged(self, object: StoredObject) -> None:
-        """Make a part of a whole file that lost chunks: its right chunks stay, and nobody else's file is written to."""
+        """Make a part of a whole file that lost chunks: its right chunks stay, and nobody else's
+        file is written to.
+        """
         files = self._holdings.files
         source, target = self._holdings.path(object), self._holdings.folder.part(object.row.digest)
         self._create(target, object.row.size)
@@ -153,11 +147,21 @@ class Parts:
     # ---- write
 
     def write(
-        self, object: StoredObject, segment: SegmentRow, start: int, stop: int, offset: int, data: memoryview
+        self,
+        object: StoredObject,
+        segment: SegmentRow,
+        start: int,
+        stop: int,
+        offset: int,
+        data: memoryview,
     ) -> None:
-        """Verified chunks [start, stop) of a segment, which lie at `offset` of the object's file."""
+        """Verified chunks [start, stop) of a segment, which lie at `offset` of the file."""
         with object.lock:
-            if object.is_closing or object.row.kind != "part" or object.holds(segment.number, start, stop):
+            if (
+                object.is_closing
+                or object.row.kind != "part"
+                or object.holds(segment.number, start, stop)
+            ):
                 return
             if object.row.state is not ObjectState.PARTIAL:
                 return
@@ -200,7 +204,7 @@ class Parts:
             return self._dirty_bytes >= CHECKPOINT_BYTES or now - self._dirty_since >= CHECKPOINT_S
 
     def _open_writer(self, object: StoredObject) -> None:
-        with self._checkpointing:
+        with self.exclusive:
             if object.writer is not None or object.is_closing:
                 return
             while len(self._writers) >= WRITERS_MAX:
@@ -230,14 +234,14 @@ class Parts:
 
     def checkpoint(self) -> Durable:
         """See `Store.checkpoint`."""
-        with self._checkpointing:
+        with self.exclusive:
             self.sync()
             found, self._durable = self._durable, []
             return found
 
     def sync(self) -> None:
         """Make all that was written durable; the next checkpoint reports it."""
-        with self._checkpointing:
+        with self.exclusive:
             with self._lock:
                 dirty, self._dirty = list(self._dirty.values()), {}
                 packed, self._packed = self._packed, {}
@@ -245,7 +249,9 @@ class Parts:
             self._checkpoint(dirty, list(packed.items()))
 
     def commit_packs(self) -> None:
-        """Make what lies in the packs durable, and nothing else. What another thread made durable meanwhile is not done twice."""
+        """Make what lies in the packs durable, and nothing else. What another thread made durable
+        meanwhile is not done twice.
+        """
         with self._packing:
             if self._holdings.packs.has_pending():
                 chunks, ends = self._holdings.packs.sync()
@@ -254,7 +260,9 @@ class Parts:
     def _checkpoint(
         self, objects: Iterable[StoredObject], packed: list[tuple[Digest, list[tuple[Digest, int]]]]
     ) -> None:
-        """Sync, then commit; what the disk refused is missing again, the rest is durable, then the refusal is raised."""
+        """Sync, then commit; what the disk refused is missing again, the rest is durable, then the
+        refusal is raised.
+        """
         errors: list[StoreError] = []
         synced: list[tuple[StoredObject, dict[int, list[int]]]] = []
         for object in objects:
@@ -279,7 +287,9 @@ class Parts:
                 object.mark_durable(pending)
             for number, indexes in pending.items():
                 if indexes:
-                    self._durable.append((object.segments[number].digest, array("I", sorted(indexes))))
+                    self._durable.append(
+                        (object.segments[number].digest, array("I", sorted(indexes)))
+                    )
         # Another thread's failed sync may have taken back what this one counted on.
         in_packs = self._holdings.index.in_packs([name for name, _ in packed])
         by_page: dict[Digest, set[int]] = {}
@@ -338,167 +348,11 @@ class Parts:
                 change.put_bits(object.row.id, rows)
         self._holdings.packs.committed(chunks, ends)
 
-    # ---- finish
-
-    def finish(self, object: StoredObject, place: Place | None) -> Placement:
-        """See `Store.finish`; the object was no complete one."""
-        with object.lock:
-            object.lock.wait_for(lambda: not object.is_closing)  # another thread finishes it
-        with self._checkpointing:
-            self.sync()
-            self.settle(object)
-            with object.lock:
-                row = object.row
-                if row.state is ObjectState.COMPLETE:
-                    return Placement(self._holdings.path(object))
-                if row.state is ObjectState.CONDEMNED:
-                    raise _mismatch(row, None)
-                if object.is_closing or row.kind != "part" or not object.has_all():
-                    name = row.digest.hex()
-                    raise NotHeld(f"chunks of the object {name} are missing", object=name)
-                object.is_closing = True
-            self.release(object)
-        try:
-            # Without the lock: other parts go on while this one is hashed.
-            self._recompute(object)
-            return self._move(object, place)
-        finally:
-            with object.lock:
-                object.is_closing = False
-                object.lock.notify_all()
-
-    def settle(self, object: StoredObject) -> None:
-        """Understand what a crash or a refusal left of a part: renamed already, or gone."""
-        with self._checkpointing:
-            row, path = object.row, self._holdings.path(object)
-            if row.state is not ObjectState.PARTIAL or row.kind != "part" or object.is_closing:
-                return
-            if size_of(path) == row.size:
-                return
-            whole = self._holdings.folder.whole(row.digest)
-            if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
-                stamp = FileStamp.of(os.lstat(row.target))
-                self._journal.append([adopted(row, row.target, stamp)])
-                self._complete(object, kind="adopted", path=row.target, stamp=stamp)
-            elif size_of(whole) == row.size:
-                self._complete(object, kind="data", path=None, stamp=None)
-            else:
-                self.discard(object)
-
-    def _recompute(self, object: StoredObject) -> None:
-        """Raises DigestMismatch or CorruptChunk unless the file's SHA-256 is what its record says."""
-        sha256, row = Sha256(), object.row
-        buffer = memoryview(bytearray(READ_BYTES))
-        for offset in range(0, row.size, READ_BYTES):
-            view = buffer[: min(READ_BYTES, row.size - offset)]
-            if self._holdings.read(object, offset, view) < len(view):
-                break
-            sha256.update(view)
-        if sha256.digest() == row.sha256:
-            return
-        damaged = self._clear_damaged(object)
-        if damaged:
-            raise CorruptChunk(
-                f"{damaged} chunks of {row.digest.hex()} are not on the disk as they were written:"
-                " they are fetched again; check the disk",
-                object=row.digest.hex(), count=damaged,
-            )  # fmt: skip
-        with object.lock:
-            object.row = replace(row, state=ObjectState.CONDEMNED)
-        with self._holdings.index.transaction() as change:
-            change.change_object(object.row)
-            change.drop_bits(row.id)
-        raise _mismatch(row, sha256.digest())
-
-    def _clear_damaged(self, object: StoredObject) -> int:
-        """Compare every chunk with its name; how many are wrong and were cleared."""
-        count = 0
-        for segment in object.segments:
-            page = self._holdings.segment_page(segment)
-            for index, length in enumerate(page.lengths):
-                data = bytearray(length)
-                self._holdings.read(object, segment.offset + page.offsets[index], memoryview(data))
-                if digest(data) != page.digest_of(index):
-                    self._holdings.damaged(object, segment, index, bytes(data))
-                    count += 1
-        return count
-
-    def _move(self, object: StoredObject, place: Place | None) -> Placement:
-        """Bring a verified part to its place. The row names the place first, so that a crash in between is understood."""
-        source = self._holdings.path(object)
-        is_in_folder = (
-            place is not None and object.row.path == part_in(place.folder, object.row.digest)
-        )
-        if not is_in_folder:
-            return self._move_to_data(object, source)
-        assert place is not None
-        files = self._holdings.files
-        target = place.folder / place.path
-        writer = files.open(source, os.O_RDWR)
-        try:
-            files.sync(writer, source)
-            stamp = FileStamp.of(os.fstat(writer))
-        finally:
-            files.close(writer)
-        self._change(object, target=target, stamp=stamp)
-        with Tree(files, place.folder) as tree, tree.parent_of(place.path) as (folder, name):
-            try:
-                files.rename_new(source, name, target_folder=folder)
-            except FileExistsError:
-                if not tree.equals(place.path, object.row.size, object.row.sha256):
-                    self._change(object, target=None, stamp=None)
-                    raise DestinationExists(
-                        f"{target} exists with other content: nothing was overwritten", path=str(target)
-                    ) from None
-                self._change(object, stamp=tree.stamp(place.path))
-                files.remove(source)
-                self._holdings.replaced(object)  # from now on the file that was there is read
-            tree.sync_to(place.path)
-            stamp = tree.stamp(place.path)
-        files.sync_folder(source.parent)
-        self._journal.append([adopted(object.row, target, stamp)])
-        self._complete(object, kind="adopted", path=target, stamp=stamp)
-        remove_empty(source.parent)
-        return Placement(target, {Method.ADOPTED: 1}, 0)
-
-    def _move_to_data(self, object: StoredObject, source: Path) -> Placement:
-        files, row = self._holdings.files, object.row
-        target = self._holdings.folder.whole(row.digest)
-        files.make_folder(target.parent)
-        writer = files.open(source, os.O_RDWR)
-        try:
-            files.set_mode(writer, 0o444, source)
-            files.sync(writer, source)
-        finally:
-            files.close(writer)
-        files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
-        files.sync_folder(target.parent)
-        files.sync_folder(source.parent)
-        remove_empty(source.parent)
-        self._complete(object, kind="data", path=None, stamp=None)
-        return Placement(target, {}, 0)
-
-    def _change(self, object: StoredObject, **fields: object) -> None:
-        with object.lock:
-            object.row = replace(object.row, **fields)  # type: ignore[arg-type]
-            row = object.row
-        with self._holdings.index.transaction() as change:
-            change.change_object(row)
-
-    def _complete(self, object: StoredObject, **fields: object) -> None:
-        row = replace(object.row, state=ObjectState.COMPLETE, target=None, **fields)  # type: ignore[arg-type]
-        with self._holdings.index.transaction() as change:
-            change.change_object(row)
-            change.drop_bits(row.id)
-        with object.lock:
-            object.row = row
-            object.written, object.durable, object.pending = {}, {}, {}
-
     # ---- drop
 
     def discard(self, object: StoredObject) -> None:
         """See `Store.discard_part`."""
-        with self._checkpointing:
+        with self.exclusive:
             with object.lock:
                 if object.is_closing or object.row.state is ObjectState.COMPLETE:
                     return
@@ -515,7 +369,7 @@ class Parts:
                 remove_empty(path.parent)
 
     def close(self) -> None:
-        with self._checkpointing:
+        with self.exclusive:
             try:
                 self.sync()
             finally:
@@ -538,23 +392,6 @@ def samples(
     ]
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file; -1 if there is none."""
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return -1
-
-
-def _moved(path: Path, stamp: FileStamp) -> bool:
-    """Whether the file at `path` is the one with `stamp`: a rename changes the time of change alone."""
-    try:
-        found = FileStamp.of(os.lstat(path))
-    except OSError:
-        return False
-    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
-
-
 def remove_empty(folder: Path) -> None:
     """Take away the hidden folder of parts once nothing is in it."""
     if folder.name == PART_FOLDER:
@@ -562,14 +399,3 @@ def remove_empty(folder: Path) -> None:
             os.rmdir(folder)
         except OSError:
             pass  # other parts are in it, or it is gone
-
-
-def _mismatch(row: ObjectRow, got: bytes | None) -> DigestMismatch:
-    name, claim = row.digest.hex(), row.sha256.hex()
-    return DigestMismatch(
-        f"the object {name} does not have the SHA-256 {claim} that its record states: its chunks are"
-        " genuine but the statement is false; do not trust the release",
-        object=name,
-        sha256=claim,
-        got=got.hex() if got else None,
-    )

@@ -1,7 +1,8 @@
-"""Laying complete files out for people: a read-only tree of a release, or the user's own copies in a folder of theirs.
+"""Laying complete files out for people: a read-only tree of a release, or the user's own copies in
+a folder of theirs.
 
-A tree appears whole or not at all: built beside its place, synced, renamed. Files in a folder that exists appear one by one,
-each whole. Nothing is ever overwritten.
+A tree appears whole or not at all: built beside its place, synced, renamed. Files in a folder that
+exists appear one by one, each whole. Nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class Placing:
         return Placement(destination, {Method.HELD: len(files)}, 0)
 
     def _there(self, files: Sequence[FileRecord], folder: Path) -> dict[str, Method]:
-        """Which files lie in `folder` as they must, and how; DestinationExists if one is something else."""
+        """Which files lie in `folder` as they must, and how; DestinationExists if one is something
+        else.
+        """
         found: dict[str, Method] = {}
         if not os.path.lexists(folder):
             return found
@@ -148,7 +151,9 @@ class Placing:
         return found
 
     def _is_there(self, tree: Tree, file: FileRecord) -> Method | None:
-        """How an equal file came to be there; None if it is not equal. Read whole unless the store knows it."""
+        """How an equal file came to be there; None if it is not equal. Read whole unless the store
+        knows it.
+        """
         status = tree.status(file.path)
         if status is None or status.st_size != file.size:
             return None
@@ -157,7 +162,10 @@ class Placing:
             identity = status.st_dev, status.st_ino
             stamp = object.row.stamp
             if stamp is not None and (stamp.device, stamp.inode) == identity:
-                is_same = (stamp.modified_ns, stamp.changed_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+                is_same = (stamp.modified_ns, stamp.changed_ns) == (
+                    status.st_mtime_ns,
+                    status.st_ctime_ns,
+                )
                 return Method.ADOPTED if is_same and object.row.sha256 == file.sha256 else None
             try:
                 own = os.lstat(self._holdings.path(object))
@@ -188,7 +196,9 @@ class Placing:
     def _make(
         self, tree: Tree, path: str, file: FileRecord, *, is_read_only: bool
     ) -> tuple[Method, int]:
-        """Make `path` in a tree of ours that nobody else writes to; how, and how many bytes that took."""
+        """Make `path` in a tree of ours that nobody else writes to; how, and how many bytes that
+        took.
+        """
         object = self._holdings.named(file.object) if file.chunk_count else None
         is_whole = object is not None and object.row.state is ObjectState.COMPLETE
         with tree.parent_of(path) as (folder, name):
@@ -249,7 +259,7 @@ class Placing:
             self._files.write(target, [view[:got]], offset, where)
         if state.digest() != object.row.sha256:
             raise CorruptChunk(
-                f"{self._holdings.path(object)} is not on the disk as it was written: check the disk",
+                f"{self._holdings.path(object)} is not as it was written: check the disk",
                 path=str(self._holdings.path(object)),
             )
         return file.size
@@ -295,5 +305,3 @@ def _mismatch(file: FileRecord, got: bytes) -> DigestMismatch:
         f"the manifest states a false SHA-256 for {file.path}: do not trust the release",
         path=file.path, sha256=file.sha256.hex(), got=got.hex(),
     )  # fmt: skip
-
-

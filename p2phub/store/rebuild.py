@@ -1,7 +1,8 @@
 """Making the index again from what it was an index of: packs, whole files, parts and the journal.
 
-Whole files of the store are believed by their place: they got there only after their SHA-256 was recomputed, and each read
-verifies. Files of the user's are believed if their stamp is the journal's. Parts are read whole, chunk by chunk.
+Whole files of the store are believed by their place: they got there only after their SHA-256 was
+recomputed, and each read verifies. Files of the user's are believed if their stamp is the
+journal's. Parts are read whole, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from p2phub.digest import DIGEST_BYTES, Digest, digest, sha256
 from p2phub.errors import ContentError, NotHeld, StoreError
+from p2phub.paths import StoreFolder
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Release
@@ -22,7 +24,6 @@ from p2phub.store.journal import Journal
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers, scan
 from p2phub.store.parts import samples
-from p2phub.paths import StoreFolder
 
 CHUNKS_PER_COMMIT = 4096
 
@@ -56,7 +57,9 @@ class Rebuild:
         self._journal = journal
 
     def run(self) -> None:
-        """Never raises for one bad thing: what can't be understood is left where it is, and not held."""
+        """Never raises for one bad thing: what can't be understood is left where it is, and not
+        held.
+        """
         folder = self._holdings.folder
         adopted: dict[str, dict[str, Any]] = {}
         parts = {folder.parts / name: name for name in _listed(folder.parts)}
@@ -94,10 +97,14 @@ class Rebuild:
                     path = entry["path"]
                     change.put_release(
                         Release(
-                            _name(entry["manifest"]), str(entry["name"]), str(entry["origin"]),
-                            None if path is None else Path(path), str(entry["method"]),
-                            float(entry["added_s"]), bool(entry["pinned"]),
-                        )  # fmt: skip
+                            _name(entry["manifest"]),
+                            str(entry["name"]),
+                            str(entry["origin"]),
+                            None if path is None else Path(path),
+                            str(entry["method"]),
+                            float(entry["added_s"]),
+                            bool(entry["pinned"]),
+                        )
                     )
                 case "let go":
                     change.drop_release(_name(entry["manifest"]), entry["name"])
@@ -181,7 +188,9 @@ class Rebuild:
             id = change.add_object(row, segments)
             if row.state is ObjectState.COMPLETE:
                 for segment in segments:
-                    change.add_samples(id, samples(self._holdings, segment, range(segment.chunk_count)))
+                    change.add_samples(
+                        id, samples(self._holdings, segment, range(segment.chunk_count))
+                    )
         self._holdings.added(row.digest, segments)
         return self._holdings.object(id)
 

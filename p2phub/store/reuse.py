@@ -1,8 +1,10 @@
-"""Taking what a new object needs from what other objects hold here already, before any peer is asked.
+"""Taking what a new object needs from what other objects hold here already, before any peer is
+asked.
 
-A segment that another object has too is taken whole. Else the chunk index, which knows every large chunk and a sample of the small
-ones, gives a first hit; from there the chunks before and after it are compared with those around it in the other object, and
-taken for as long as they are the same. Every chunk is verified on its way.
+A segment that another object has too is taken whole. Else the chunk index, which knows every large
+chunk and a sample of the small ones, gives a first hit; from there the chunks before and after it
+are compared with those around it in the other object, and taken for as long as they are the same.
+Every chunk is verified on its way.
 """
 
 from __future__ import annotations
@@ -70,11 +72,15 @@ class Reuse:
     def _around(
         self, segment: SegmentRow, page: Page, index: int, other: StoredObject, chunk: int
     ) -> None:
-        """Take the chunk at `index`, if chunk number `chunk` of `other` is the same, and its like neighbours."""
+        """Take the chunk at `index`, if chunk number `chunk` of `other` is the same, and its like
+        neighbours.
+        """
         if not self._is_same(segment, page, index, other, chunk):
             return
         start, stop = index, index + 1
-        while start > 0 and self._is_same(segment, page, start - 1, other, chunk - (index - start) - 1):
+        while start > 0 and self._is_same(
+            segment, page, start - 1, other, chunk - (index - start) - 1
+        ):
             start -= 1
         while stop < len(page) and self._is_same(segment, page, stop, other, chunk + stop - index):
             stop += 1
@@ -115,9 +121,18 @@ class Reuse:
             self._put(segment, page, index, index + 1, memoryview(data))
 
     def _copy(
-        self, segment: SegmentRow, page: Page, start: int, stop: int, other: StoredObject, row: SegmentRow, at: int
+        self,
+        segment: SegmentRow,
+        page: Page,
+        start: int,
+        stop: int,
+        other: StoredObject,
+        row: SegmentRow,
+        at: int,
     ) -> None:
-        """Chunks [start, stop) of our page, which lie from entry `at` on in a segment of another object."""
+        """Chunks [start, stop) of our page, which lie from entry `at` on in a segment of another
+        object.
+        """
         try:
             theirs = self._holdings.segment_page(row)
             while start < stop:
@@ -127,7 +142,9 @@ class Reuse:
                 view = self._buffer[: page.offsets[end] - page.offsets[start]]
                 self._holdings.read(other, row.offset + theirs.offsets[at], view)
                 right = self._count_right(page, start, end, view)
-                self._put(segment, page, start, right, view[: page.offsets[right] - page.offsets[start]])
+                self._put(
+                    segment, page, start, right, view[: page.offsets[right] - page.offsets[start]]
+                )
                 if right < end:
                     offset = page.offsets[right] - page.offsets[start]
                     bad = view[offset : offset + page.lengths[right]]
@@ -148,7 +165,9 @@ class Reuse:
                 return index
         return stop
 
-    def _put(self, segment: SegmentRow, page: Page, start: int, stop: int, data: memoryview) -> None:
+    def _put(
+        self, segment: SegmentRow, page: Page, start: int, stop: int, data: memoryview
+    ) -> None:
         if start == stop:
             return
         offset = segment.offset + page.offsets[start]

@@ -1,7 +1,7 @@
 """Spans on the disk: the chunks of runs over pages, read and written in contiguous stretches.
 
-One pread or pwrite per stretch, then or before it one BLAKE3 per chunk; no byte is copied in Python. Both release the
-interpreter lock, so that lanes run side by side.
+One pread or pwrite per stretch, then or before it one BLAKE3 per chunk; no byte is copied in
+Python. Both release the interpreter lock, so that lanes run side by side.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Span:
             self._runs.append((len(self.lengths), page, run))
             self.lengths.extend(page.lengths[run.start : run.stop])
         if UNKNOWN_LENGTH in self.lengths:
-            raise NotHeld("a file page does not state how long an object record is: ask for it by name")
+            raise NotHeld(
+                "a file page does not state how long an object record is: ask for it by name"
+            )
         self._offsets = array("Q", accumulate(self.lengths, initial=0))
 
     def _size(self, first: int, stop: int, given: int) -> None:
@@ -59,7 +61,9 @@ class DiskSpanReader(Span):
 
     def __init__(self, holdings: Holdings, runs: Sequence[Run]) -> None:
         super().__init__(holdings, runs)
-        self._stretches = [s for first, page, run in self._runs for s in self._locate(first, page, run)]
+        self._stretches = [
+            s for first, page, run in self._runs for s in self._locate(first, page, run)
+        ]
 
     def read(self, first: int, stop: int, into: memoryview) -> None:
         self._size(first, stop, len(into))
@@ -92,7 +96,9 @@ class DiskSpanReader(Span):
         self._read_elsewhere(page, entry, first, stop, into, is_corrupt)
 
     def _first_wrong(self, page: Page, entry: int, data: memoryview, count: int) -> int | None:
-        """Which of `count` chunks is the first that is not what the page says; None if all are right."""
+        """Which of `count` chunks is the first that is not what the page says; None if all are
+        right.
+        """
         digests, lengths = page.digests, page.lengths
         position = 0
         for number in range(entry, entry + count):
@@ -105,7 +111,9 @@ class DiskSpanReader(Span):
     def _read_elsewhere(
         self, page: Page, entry: int, first: int, stop: int, into: memoryview, is_corrupt: bool
     ) -> None:
-        """What the places noted at the start did not give, chunk by chunk from whoever holds it now."""
+        """What the places noted at the start did not give, chunk by chunk from whoever holds it
+        now.
+        """
         for number in range(first, stop):
             at = entry + number - first
             view = self._part(into, first, number)
@@ -127,7 +135,7 @@ class DiskSpanReader(Span):
                     if not is_corrupt:
                         raise
                     raise CorruptChunk(
-                        f"chunk {at} of {page.digest.hex()} is not on the disk as it was written: it was"
+                        f"chunk {at} of {page.digest.hex()} is not as it was written: it was"
                         " cleared and is fetched again; check the disk",
                         page=page.digest.hex(), entry=at, index=number,
                     ) from None  # fmt: skip
@@ -189,7 +197,12 @@ class DiskSpanWriter(Span):
         for stretch in self._stretches:
             begin, end = max(first, stretch.first), min(stop, stretch.stop)
             if begin < end:
-                self._write(stretch, begin, end, data[self._offsets[begin] - base : self._offsets[end] - base])
+                self._write(
+                    stretch,
+                    begin,
+                    end,
+                    data[self._offsets[begin] - base : self._offsets[end] - base],
+                )
 
     def _write(self, stretch: Stretch, first: int, stop: int, data: memoryview) -> None:
         page, entry = stretch.page, stretch.entry + first - stretch.first
@@ -205,7 +218,8 @@ class DiskSpanWriter(Span):
                 self._pack(page, at, name, view)
             right += 1
         if page.is_segment and right > first:
-            # What was right before the first wrong chunk is kept: the liar's earlier work was honest.
+            # What was right before the first wrong chunk is kept: the liar's earlier work was
+            # honest.
             good = data[: offsets[right] - base]
             for object, segment in stretch.places:
                 offset = segment.offset + page.offsets[entry]

@@ -1,7 +1,9 @@
-"""Holding the user's files: a reflink of each into the store, or, where the file system can't, the file itself where it lies.
+"""Holding the user's files: a reflink of each into the store, or, where the file system can't, the
+file itself where it lies.
 
-The files were read, cut and hashed just before (`ingest`); here nothing is read again, but a file that is not as its stamp says is
-refused. Order: documents durable, files synced, journal, then the rows.
+The files were read, cut and hashed just before (`ingest`); here nothing is read again, but a file
+that is not as its stamp says is refused. Order: documents durable, files synced, journal, then the
+rows.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from p2phub.store.journal import Entry, Journal, adopted
 from p2phub.store.objects import segment_rows
 from p2phub.store.parts import samples
 
-FILES_PER_COMMIT = 1024  # rows of one transaction: a crash leaves whole groups taken, which is harmless
+FILES_PER_COMMIT = (
+    1024  # rows of one transaction: a crash leaves whole groups taken, which is harmless
+)
 
 
 class Taking:
@@ -29,7 +33,9 @@ class Taking:
     def __init__(self, holdings: Holdings, journal: Journal) -> None:
         self._holdings = holdings
         self._journal = journal
-        self._without_reflink: set[int] = set()  # devices whose files can't be cloned into the store
+        self._without_reflink: set[int] = (
+            set()
+        )  # devices whose files can't be cloned into the store
 
     def take(self, files: Sequence[SourceFile]) -> Placement:
         """See `Store.take`; the documents are held already."""
@@ -75,7 +81,8 @@ class Taking:
             raise _changed(file) from None
         try:
             _check(source, file)
-            # What was just written by the user may not be on the disk yet; we are about to say that it is.
+            # What was just written by the user may not be on the disk yet; we are about to say that
+            # it is.
             files.sync(source, file.path)
             if file.stamp.device not in self._without_reflink:
                 if self._clone(source, file):
@@ -139,9 +146,7 @@ class Taking:
             for row, segments in rows:
                 id = change.add_object(row, segments)
                 for segment in segments:
-                    change.add_samples(
-                        id, samples(holdings, segment, range(segment.chunk_count))
-                    )
+                    change.add_samples(id, samples(holdings, segment, range(segment.chunk_count)))
         for object in replaced:
             if object.row.kind == "part":
                 holdings.files.remove(holdings.path(object))
@@ -158,6 +163,7 @@ def _check(source: int, file: SourceFile) -> None:
 
 def _changed(file: SourceFile) -> FileChanged:
     return FileChanged(
-        f"{file.path} changed while it was read: nothing was published; wait until nobody writes to the folder",
+        f"{file.path} changed while it was read: nothing was published; wait until nobody"
+        " writes to the folder",
         path=str(file.path),
     )

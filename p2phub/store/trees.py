@@ -1,7 +1,8 @@
-"""A folder of the user's, written to without being led astray: each component is opened from the one above it, links are never
-followed, names that exist are never replaced.
+"""A folder of the user's, written to without being led astray: each component is opened from the
+one above it, links are never followed, names that exist are never replaced.
 
-Only the way to the folder itself is the user's word and may pass links. Paths below were checked by proto/file_paths.
+Only the way to the folder itself is the user's word and may pass links. Paths below were checked by
+proto/file_paths.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Tree:
 
     @contextmanager
     def parent_of(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
-        """The folder that `path` lies in, as a descriptor, and the last component. Folders between are made.
+        """The folder that `path` lies in, as a descriptor, and the last component. Folders between
+        are made.
 
-        Raises DestinationExists where a link or a file is in the way; FileNotFoundError if `make` is false and one lacks.
+        Raises DestinationExists where a link or a file is in the way; FileNotFoundError if `make`
+        is false and one lacks.
         """
         *above, name = path.split("/")
         opened: list[int] = []

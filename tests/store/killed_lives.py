@@ -1,4 +1,5 @@
-"""A process that lets children live the small life of a store, killed with SIGKILL at random calls, and looks what is left.
+"""A process that lets children live the small life of a store, killed with SIGKILL at random calls,
+and looks what is left.
 
 Run as a script: FOLDER COUNT [SEED]. One thread, so that it may fork.
 """
@@ -9,14 +10,19 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from p2phub.store.disk import DiskStore  # noqa: E402
-from p2phub.store.file_system import AnyPath, FileSystem  # noqa: E402
-from tests.store.small_life import SmallLife, is_held  # noqa: E402
-from tests.store.small_life import FILES  # noqa: E402
+from p2phub.store.base import Store
+from p2phub.store.disk import DiskStore
+from p2phub.store.file_system import AnyPath, FileSystem
+from tests.store.small_life import (
+    FILES,
+    SmallLife,
+    is_held,
+)
 
 
 class DeadlyFileSystem(FileSystem):
@@ -31,19 +37,25 @@ class DeadlyFileSystem(FileSystem):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Told(dict[str, Callable[[Store], bool]]):
+    """Promises that are written down as they are made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def __setitem__(self, name: str, fact: Callable[[Store], bool]) -> None:
+        super().__setitem__(name, fact)
+        with open(self._path, "a") as told:
+            told.write(f"{name}\n")
+
+
 def live_and_die(root: Path, kill_at: int) -> bool:
     """Whether the child was killed; it tells each promise through a file as soon as it is made."""
     child = os.fork()
     if child == 0:
         life = SmallLife(root)
-        told = open(root / "told", "a", buffering=1)
-
-        class Telling(dict):  # type: ignore[type-arg]
-            def __setitem__(self, name: str, fact: object) -> None:
-                super().__setitem__(name, fact)
-                told.write(f"{name}\n")
-
-        life.facts = Telling()
+        life.facts = Told(root / "told")
         life.live(DiskStore(root / "store", files=DeadlyFileSystem(kill_at)))
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -58,8 +70,7 @@ def main(folder: Path, count: int, seed: int) -> None:
         root.mkdir()
         (root / "told").touch()
         killed += live_and_die(root, rng.randrange(1, 150))
-        killed_again = live_and_die(root, rng.randrange(1, 60))
-        del killed_again
+        live_and_die(root, rng.randrange(1, 60))
         store = DiskStore(root / "store")
         checked = SmallLife(root)
         checked.check(store)

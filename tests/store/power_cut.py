@@ -1,8 +1,10 @@
-"""A file system whose power can be cut at any call: what was not synced is lost, in any combination.
+"""A file system whose power can be cut at any call: what was not synced is lost, in any
+combination.
 
-Bytes written since a file's last sync may each be there or not; names made, changed or removed since their folder's last sync
-are undone from the newest back, as far as the dice say. Calls after the cut fail, so that a store can only be let go of.
-SQLite's own files are not simulated: a commit that returned is there, one that did not is not.
+Bytes written since a file's last sync may each be there or not; names made, changed or removed
+since their folder's last sync are undone from the newest back, as far as the dice say. Calls after
+the cut fail, so that a store can only be let go of. SQLite's own files are not simulated: a commit
+that returned is there, one that did not is not.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class FragileFileSystem(FileSystem):
 
     # ---- what changes bytes
 
-    def write(self, file: int, data: Sequence[memoryview | bytes], offset: int, path: AnyPath) -> int:
+    def write(
+        self, file: int, data: Sequence[memoryview | bytes], offset: int, path: AnyPath
+    ) -> int:
         if not self.is_dead:
             self._note(file, sum(map(len, data)), offset)
         return super().write(file, data, offset, path)
@@ -111,13 +115,16 @@ class FragileFileSystem(FileSystem):
         self._names.append((new.parent, undo))
 
     def rename_new(
-        self, source: AnyPath, target: AnyPath, *, source_folder: int = -100, target_folder: int = -100
+        self,
+        source: AnyPath,
+        target: AnyPath,
+        *,
+        source_folder: int = -100,
+        target_folder: int = -100,
     ) -> None:
         old = self._where(source, None if source_folder == -100 else source_folder)
         new = self._where(target, None if target_folder == -100 else target_folder)
-        super().rename_new(
-            source, target, source_folder=source_folder, target_folder=target_folder
-        )
+        super().rename_new(source, target, source_folder=source_folder, target_folder=target_folder)
 
         def undo() -> None:
             if new.exists() and old.parent.is_dir():

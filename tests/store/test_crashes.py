@@ -1,4 +1,6 @@
-"""The store after a power cut or a kill at any call it makes: nothing false believed, no promise broken."""
+"""The store after a power cut or a kill at any call it makes: nothing false believed, no promise
+broken.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ KILLS = 60
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: the disk of these tests is simulated, real syncs only wait."""
+    """A folder in memory where there is one: the disk of these tests is simulated, real syncs only
+    wait.
+    """
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path

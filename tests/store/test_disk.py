@@ -1,4 +1,6 @@
-"""What only a store on a disk can meet: users' files that change, bytes that rot, versions, a lost index."""
+"""What only a store on a disk can meet: users' files that change, bytes that rot, versions, a lost
+index.
+"""
 
 from __future__ import annotations
 
@@ -123,9 +125,7 @@ def test_a_changed_file_of_the_user_is_not_held_any_more(
     assert store.withdrawn() == []
 
 
-def test_a_changed_file_of_one_chunk_is_not_held_any_more(
-    store: DiskStore, tmp_path: Path
-) -> None:
+def test_a_changed_file_of_one_chunk_is_not_held_any_more(store: DiskStore, tmp_path: Path) -> None:
     file = sample(900)
     path = tmp_path / "mine"
     store.take([file.source(path)])

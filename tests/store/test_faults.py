@@ -1,4 +1,6 @@
-"""A disk that refuses: every call the store makes meets every refusal, and the store says so and lives on."""
+"""A disk that refuses: every call the store makes meets every refusal, and the store says so and
+lives on.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,7 @@ def test_what_a_failed_sync_lost_is_asked_for_again(root: Path) -> None:
     file = sample(20_000)
     store.put(file.documents)
     store.open_part(file.object)
-    first, second, third = file.runs()
+    first, second, _ = file.runs()
     data = memoryview(file.data)
     store.span_writer([first]).write(0, 8, data[:8000])
     store.checkpoint()

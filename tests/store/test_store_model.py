@@ -1,4 +1,6 @@
-"""A store against a reference of a few lines: whatever is called in whatever order, the same bits are held."""
+"""A store against a reference of a few lines: whatever is called in whatever order, the same bits
+are held.
+"""
 
 from __future__ import annotations
 

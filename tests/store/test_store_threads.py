@@ -1,4 +1,6 @@
-"""Many threads at one store: lanes that write and read, checkpoints, puts and finishes, all at once."""
+"""Many threads at one store: lanes that write and read, checkpoints, puts and finishes, all at
+once.
+"""
 
 from __future__ import annotations
 

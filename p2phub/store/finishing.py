@@ -1,0 +1,222 @@
+"""Finishing parts: from all chunks held to a whole file in its place, or to the reason why not.
+
+Order, which survives a power cut at any instant: recompute the SHA-256, sync, note the place,
+rename, sync both folders, then the row. A crash in between is understood by `settle`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from p2phub.digest import Sha256, digest
+from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
+from p2phub.paths import part_in
+from p2phub.store.base import FileStamp, Method, ObjectState, Place, Placement
+from p2phub.store.holdings import Holdings
+from p2phub.store.index import ObjectRow
+from p2phub.store.journal import Journal, adopted
+from p2phub.store.objects import StoredObject
+from p2phub.store.parts import Parts, remove_empty
+from p2phub.store.trees import Tree
+
+READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
+
+
+class Finishing:
+    """Finishes the parts of one store."""
+
+    def __init__(self, holdings: Holdings, journal: Journal, parts: Parts) -> None:
+        self._holdings = holdings
+        self._journal = journal
+        self._parts = parts
+
+    def finish(self, object: StoredObject, place: Place | None) -> Placement:
+        """See `Store.finish`; the object was no complete one."""
+        with object.lock:
+            object.lock.wait_for(lambda: not object.is_closing)  # another thread finishes it
+        with self._parts.exclusive:
+            self._parts.sync()
+            self.settle(object)
+            with object.lock:
+                row = object.row
+                if row.state is ObjectState.COMPLETE:
+                    return Placement(self._holdings.path(object))
+                if row.state is ObjectState.CONDEMNED:
+                    raise _mismatch(row, None)
+                if object.is_closing or row.kind != "part" or not object.has_all():
+                    name = row.digest.hex()
+                    raise NotHeld(f"chunks of the object {name} are missing", object=name)
+                object.is_closing = True
+            self._parts.release(object)
+        try:
+            # Without the lock: other parts go on while this one is hashed.
+            self._recompute(object)
+            return self._move(object, place)
+        finally:
+            with object.lock:
+                object.is_closing = False
+                object.lock.notify_all()
+
+    def settle(self, object: StoredObject) -> None:
+        """Understand what a crash or a refusal left of a part: renamed already, or gone."""
+        with self._parts.exclusive:
+            row, path = object.row, self._holdings.path(object)
+            if row.state is not ObjectState.PARTIAL or row.kind != "part" or object.is_closing:
+                return
+            if _size_of(path) == row.size:
+                return
+            whole = self._holdings.folder.whole(row.digest)
+            if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
+                stamp = FileStamp.of(os.lstat(row.target))
+                self._journal.append([adopted(row, row.target, stamp)])
+                self._complete(object, kind="adopted", path=row.target, stamp=stamp)
+            elif _size_of(whole) == row.size:
+                self._complete(object, kind="data", path=None, stamp=None)
+            else:
+                self._parts.discard(object)
+
+    def _recompute(self, object: StoredObject) -> None:
+        """Raises DigestMismatch or CorruptChunk unless the SHA-256 is as the record says."""
+        sha256, row = Sha256(), object.row
+        buffer = memoryview(bytearray(READ_BYTES))
+        for offset in range(0, row.size, READ_BYTES):
+            view = buffer[: min(READ_BYTES, row.size - offset)]
+            if self._holdings.read(object, offset, view) < len(view):
+                break
+            sha256.update(view)
+        if sha256.digest() == row.sha256:
+            return
+        damaged = self._clear_damaged(object)
+        if damaged:
+            raise CorruptChunk(
+                f"{damaged} chunks of {row.digest.hex()} are not on the disk as they were written:"
+                " they are fetched again; check the disk",
+                object=row.digest.hex(), count=damaged,
+            )  # fmt: skip
+        with object.lock:
+            object.row = replace(row, state=ObjectState.CONDEMNED)
+        with self._holdings.index.transaction() as change:
+            change.change_object(object.row)
+            change.drop_bits(row.id)
+        raise _mismatch(row, sha256.digest())
+
+    def _clear_damaged(self, object: StoredObject) -> int:
+        """Compare every chunk with its name; how many are wrong and were cleared."""
+        count = 0
+        for segment in object.segments:
+            page = self._holdings.segment_page(segment)
+            for index, length in enumerate(page.lengths):
+                data = bytearray(length)
+                self._holdings.read(object, segment.offset + page.offsets[index], memoryview(data))
+                if digest(data) != page.digest_of(index):
+                    self._holdings.damaged(object, segment, index, bytes(data))
+                    count += 1
+        return count
+
+    def _move(self, object: StoredObject, place: Place | None) -> Placement:
+        """Bring a verified part to its place. The row names the place first, so that a crash in
+        between is understood.
+        """
+        source = self._holdings.path(object)
+        is_in_folder = place is not None and object.row.path == part_in(
+            place.folder, object.row.digest
+        )
+        if not is_in_folder:
+            return self._move_to_data(object, source)
+        assert place is not None
+        files = self._holdings.files
+        target = place.folder / place.path
+        writer = files.open(source, os.O_RDWR)
+        try:
+            files.sync(writer, source)
+            stamp = FileStamp.of(os.fstat(writer))
+        finally:
+            files.close(writer)
+        self._change(object, target=target, stamp=stamp)
+        with Tree(files, place.folder) as tree, tree.parent_of(place.path) as (folder, name):
+            try:
+                files.rename_new(source, name, target_folder=folder)
+            except FileExistsError:
+                if not tree.equals(place.path, object.row.size, object.row.sha256):
+                    self._change(object, target=None, stamp=None)
+                    raise DestinationExists(
+                        f"{target} exists with other content: nothing was overwritten",
+                        path=str(target),
+                    ) from None
+                self._change(object, stamp=tree.stamp(place.path))
+                files.remove(source)
+                self._holdings.replaced(object)  # from now on the file that was there is read
+            tree.sync_to(place.path)
+            stamp = tree.stamp(place.path)
+        files.sync_folder(source.parent)
+        self._journal.append([adopted(object.row, target, stamp)])
+        self._complete(object, kind="adopted", path=target, stamp=stamp)
+        remove_empty(source.parent)
+        return Placement(target, {Method.ADOPTED: 1}, 0)
+
+    def _move_to_data(self, object: StoredObject, source: Path) -> Placement:
+        files, row = self._holdings.files, object.row
+        target = self._holdings.folder.whole(row.digest)
+        files.make_folder(target.parent)
+        writer = files.open(source, os.O_RDWR)
+        try:
+            files.set_mode(writer, 0o444, source)
+            files.sync(writer, source)
+        finally:
+            files.close(writer)
+        files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
+        files.sync_folder(target.parent)
+        files.sync_folder(source.parent)
+        remove_empty(source.parent)
+        self._complete(object, kind="data", path=None, stamp=None)
+        return Placement(target, {}, 0)
+
+    def _change(self, object: StoredObject, **fields: object) -> None:
+        with object.lock:
+            object.row = replace(object.row, **fields)  # type: ignore[arg-type]
+            row = object.row
+        with self._holdings.index.transaction() as change:
+            change.change_object(row)
+
+    def _complete(self, object: StoredObject, **fields: object) -> None:
+        done = {**fields, "state": ObjectState.COMPLETE, "target": None}
+        row = replace(object.row, **done)  # type: ignore[arg-type]
+        with self._holdings.index.transaction() as change:
+            change.change_object(row)
+            change.drop_bits(row.id)
+        with object.lock:
+            object.row = row
+            object.written, object.durable, object.pending = {}, {}, {}
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file; -1 if there is none."""
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return -1
+
+
+def _moved(path: Path, stamp: FileStamp) -> bool:
+    """Whether the file at `path` is the one with `stamp`: a rename changes the time of change
+    alone.
+    """
+    try:
+        found = FileStamp.of(os.lstat(path))
+    except OSError:
+        return False
+    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
+
+
+def _mismatch(row: ObjectRow, got: bytes | None) -> DigestMismatch:
+    name, claim = row.digest.hex(), row.sha256.hex()
+    return DigestMismatch(
+        f"the object {name} does not have the SHA-256 {claim} that its record states: its"
+        " chunks are"
+        " genuine but the statement is false; do not trust the release",
+        object=name,
+        sha256=claim,
+        got=got.hex() if got else None,
+    )
