@@ -91,9 +91,12 @@ def _reason_against(component: str) -> str | None:
         return "is not in Unicode's composed form (NFC)"
     if any(c in _FORBIDDEN or unicodedata.category(c) in _CATEGORIES_REFUSED for c in component):
         return "has a control, invisible or reserved character"
-    if component[0] in "-~ " or component[-1] in ". ":
-        return "has a component that begins with '-', '~' or a space, or ends with a dot or space"
     folded = fold(component)
+    for form in (component, folded):
+        if form[0] in "-~ " or form[-1] in ". ":
+            return (
+                "has a component that begins with '-', '~' or a space, or ends with a dot or space"
+            )
     if (
         folded.startswith((".git", ".p2phub"))
         or any(c in "/\\:" for c in folded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,10 @@ HOSTILE = {
     "F16 an option in a folder": "a/-x",
     "F16 somebody's home": "~/x",
     "a blank at the start": " a",
+    "a blank that does not break": "\u00a0",
+    "a blank in full width at the end": "a\u3000",
+    "an option in full width": "\uff0drf",
+    "three dots in one": "a\u2026",
     "F17 nothing": "",
     "F17 here": ".",
     "F17 nothing between": "a//b",
@@ -145,7 +151,7 @@ def test_what_passes_stays_below_its_folder(path: str) -> None:
     assert not path.startswith("/")
     assert not {"", ".", ".."} & set(path.split("/"))
     assert 0 < len(path.encode()) <= PATH_BYTES_MAX
-    assert path.isprintable() or " " in path
+    assert all(c.isprintable() or unicodedata.category(c) == "Zs" for c in path)
     assert "\\" not in path and ":" not in path
 
 
