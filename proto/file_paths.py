@@ -93,7 +93,7 @@ def _reason_against(component: str) -> str | None:
         return "has a control, invisible or reserved character"
     folded = fold(component)
     for form in (component, folded):
-        if form[0] in "-~ " or form[-1] in ". ":
+        if form[:1] in "-~ " or form[-1:] in ". ":
             return (
                 "has a component that begins with '-', '~' or a space, or ends with a dot or space"
             )
