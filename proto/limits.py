@@ -139,6 +139,7 @@ DHT_CANDIDATES_MAX = 256  # peers one lookup weighs; farther ones are forgotten
 
 # ---- lanes: the sockets and streams that carry chunk bytes --------------------------------------
 LANES_EACH_WAY_MAX = 32  # lanes that send, and lanes that receive; each has a thread while it lives
+LANE_STRANDS_MAX = 2  # sockets and threads of one lane: one cannot keep two cores busy
 LANE_BUFFERS_BYTES_MAX = 64 * MIB  # one frame for every lane there can be
 SPAN_STREAM_BUFFERS_BYTES_MAX = 32 * MIB  # their own, so that slow streams cannot starve the lanes
 LANE_RECORDS_BYTES = 256 * KIB  # ciphertext moved by one system call: 16 TLS records

@@ -35,7 +35,7 @@ class LaneIdentity:
 
 
 def certificate_pem() -> tuple[bytes, bytes]:
-    """A fresh P-256 key and its self-signed certificate in PEM, and the certificate's fingerprint."""
+    """A fresh P-256 key with its self-signed certificate, in PEM, and its fingerprint."""
     key = ec.generate_private_key(ec.SECP256R1())  # The quickest to sign with: 30 us.
     certificate = (
         x509.CertificateBuilder()

@@ -26,6 +26,7 @@ from p2phub.net.lane_credit import RateCredit
 from p2phub.proto.limits import LANE_CREDIT_BYTES, LANE_RECORDS_BYTES, LANE_TICK_S
 
 T = TypeVar("T")
+OnWaited = Callable[[float], None]
 Check = Callable[[], None]  # called at each step of a long move; what it raises ends the move
 
 _TICK = struct.pack("ll", int(LANE_TICK_S), int(LANE_TICK_S % 1 * 1_000_000))  # a struct timeval
@@ -48,8 +49,8 @@ class LaneChannel:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
         self._closing = threading.Lock()
         self._records: memoryview | None = None  # ciphertext of one receiving call
-        self.credit = RateCredit()
-        self.waited_s = 0.0  # time spent waiting for credit, which is not the peer's fault
+        self._credit = RateCredit()
+        self._on_waited: OnWaited | None = None
 
     # ---- in trio, before the thread -------------------------------------------------------
 
@@ -82,8 +83,14 @@ class LaneChannel:
             data += part
         return bytes(data)
 
-    def settle(self) -> None:
-        """Leave trio: from now on calls block, a tick at most."""
+    def settle(self, credit: RateCredit | None = None, on_waited: OnWaited | None = None) -> None:
+        """Leave trio: from now on calls block, a tick at most.
+
+        credit: what the channel draws its rate from; without it the link alone is the limit.
+        on_waited: told of the seconds that were spent waiting for credit.
+        """
+        self._credit = credit or self._credit
+        self._on_waited = on_waited
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TICK)
@@ -184,7 +191,7 @@ class LaneChannel:
             self._records = memoryview(bytearray(LANE_RECORDS_BYTES))
         try:
             count = self._socket.recv_into(
-                self._records, LANE_CREDIT_BYTES if self.credit.is_limited else 0
+                self._records, LANE_CREDIT_BYTES if self._credit.is_limited else 0
             )
         except BlockingIOError:
             check()
@@ -198,7 +205,7 @@ class LaneChannel:
             # Only a request to change keys makes the receiving end speak: none of ours sends one.
             raise ProtocolViolation("a lane's sender asked for an answer")
         check()
-        while count > 0 and self.credit.is_limited:
+        while count > 0 and self._credit.is_limited:
             count -= self._draw(count, check)
         return True
 
@@ -218,12 +225,13 @@ class LaneChannel:
 
     def _draw(self, wanted_bytes: int, check: Check) -> int:
         """Credit to move between 1 and `wanted_bytes` bytes; waits for it."""
-        if not self.credit.is_limited:
+        if not self._credit.is_limited:
             return wanted_bytes
-        began_s = time.monotonic()
-        while not (granted := self.credit.draw(wanted_bytes, LANE_TICK_S / 4)):
-            self.waited_s += time.monotonic() - began_s
+        while True:
             began_s = time.monotonic()
+            granted = self._credit.draw(wanted_bytes, LANE_TICK_S / 4)
+            if self._on_waited is not None:
+                self._on_waited(time.monotonic() - began_s)
+            if granted:
+                return granted
             check()
-        self.waited_s += time.monotonic() - began_s
-        return granted

@@ -55,7 +55,7 @@ class Arrival:
 
 
 class IncomingSpans:
-    """Spans that a channel expects, in the hands of two threads: one asks, the other receives."""
+    """Spans that a channel expects. Thread-safe: one thread asks, others receive."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,13 +93,15 @@ class IncomingSpans:
             incoming = self._expected.get(id)
             if incoming is None:
                 return self._arrive_late(header)
-            if first != incoming.next_chunk:
+            # Two strands of a lane might bring the same chunks at once; one span has one writer.
+            if first != incoming.next_chunk or incoming.is_arriving:
                 raise ProtocolViolation(
                     f"a span's chunk {first} came where {incoming.next_chunk} was due", request=id
                 )
             if size == NOT_HELD:
                 del self._expected[id]
                 return Arrival(id, first, first, 0, incoming.write)
+            incoming.is_arriving = True
             return Arrival(id, first, incoming.stop_of(first, size), size, incoming.write)
 
     def complete(self, arrival: Arrival) -> bool:
@@ -110,7 +112,7 @@ class IncomingSpans:
                 if arrival.request_id in self._forgotten:
                     self._owe_less(arrival.request_id, arrival.size_bytes)
                 return False
-            incoming.next_chunk = arrival.stop
+            incoming.next_chunk, incoming.is_arriving = arrival.stop, False
             if incoming.left_bytes:
                 return False
             del self._expected[arrival.request_id]
@@ -136,12 +138,13 @@ class IncomingSpans:
 class _Incoming:
     """How far one expected span has come."""
 
-    __slots__ = ("_starts", "next_chunk", "write")
+    __slots__ = ("_starts", "is_arriving", "next_chunk", "write")
 
     def __init__(self, span: IncomingSpan) -> None:
         self._starts = array("Q", accumulate(span.lengths, initial=0))
         self.write = span.write
         self.next_chunk = 0
+        self.is_arriving = False  # a frame of it is being received and written
 
     @property
     def left_bytes(self) -> int:
@@ -166,8 +169,7 @@ class OutgoingSpans:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self._queue: deque[OutgoingSpan] = deque()
-        self._current: int | None = None  # request id of the span being sent
-        self._is_current_cancelled = False
+        self._under_way: dict[int, bool] = {}  # request id of a span being sent: is it cancelled?
         self._cancelled: deque[int] = deque()  # taken from the queue; their peer is to be told
 
     def __len__(self) -> int:
@@ -187,8 +189,8 @@ class OutgoingSpans:
     def cancel(self, request_id: int) -> None:
         """Send no more of this span than the frame under way, and tell the peer so."""
         with self.changed:
-            if request_id == self._current:
-                self._is_current_cancelled = True
+            if request_id in self._under_way:
+                self._under_way[request_id] = True
                 return
             for span in self._queue:
                 if span.request_id == request_id:
@@ -200,19 +202,22 @@ class OutgoingSpans:
     def next_nowait(self) -> OutgoingSpan | int | None:
         """A span to send now, the id of a span that was cancelled unsent, or None."""
         with self.changed:
-            self._current = None
             if self._cancelled:
                 return self._cancelled.popleft()
             if not self._queue:
                 return None
             span = self._queue.popleft()
-            self._current, self._is_current_cancelled = span.request_id, False
+            self._under_way[span.request_id] = False
             return span
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the span being sent is to be broken off."""
-        return self._is_current_cancelled
+    def finish(self, request_id: int) -> None:
+        """This span was sent, or broken off."""
+        with self.changed:
+            self._under_way.pop(request_id, None)
+
+    def is_cancelled(self, request_id: int) -> bool:
+        """Whether a span being sent is to be broken off."""
+        return self._under_way.get(request_id, False)
 
 
 class SpanCutter:

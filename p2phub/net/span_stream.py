@@ -225,6 +225,7 @@ class SendingStream(SpanStream):
             match self._spans.next_nowait():
                 case OutgoingSpan() as span:
                     await self._send_span(span)
+                    self._spans.finish(span.request_id)
                 case int(id):
                     await self._send(PayloadHeader(id, 0, NOT_HELD), memoryview(b""))
                     await self._events.put_from_trio(SpanUnserved(self, id, 0, None))
@@ -253,7 +254,7 @@ class SendingStream(SpanStream):
         cutter = SpanCutter(span)
         while cutter.left_bytes:
             error: StoreError | None = None
-            if not self._spans.is_cancelled:
+            if not self._spans.is_cancelled(id):
                 async with self._shared.frames:
                     buffer = memoryview(bytearray(cutter.next_size_bytes))
                     try:

@@ -119,7 +119,9 @@ class LanePair:
 
 
 @asynccontextmanager
-async def lane_pair(*, receiver_dials: bool = True, **times: float) -> AsyncIterator[LanePair]:
+async def lane_pair(
+    *, receiver_dials: bool = True, strands_count: int = 1, **times: float
+) -> AsyncIterator[LanePair]:
     """Both ends of one lane; closed and gone at the end of the block."""
     async with listening() as listener:
         dialled, accepted = await open_channels(listener)
@@ -135,6 +137,10 @@ async def lane_pair(*, receiver_dials: bool = True, **times: float) -> AsyncIter
         )
         pair.receiving.start()
         pair.sending.start()
+        for _ in range(strands_count - 1):
+            dialled, accepted = await open_channels(listener)
+            assert pair.receiving.widen(dialled)
+            assert pair.sending.widen(accepted)
         try:
             yield pair
         finally:

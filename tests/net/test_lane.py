@@ -17,7 +17,7 @@ from p2phub.errors import (
     StreamClosed,
     WrongChunk,
 )
-from p2phub.net.lane import SendingLane
+from p2phub.net.lane import ReceivingLane, SendingLane
 from p2phub.net.lane_buffers import BufferPool
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.net.lane_events import (
@@ -33,7 +33,13 @@ from p2phub.net.lane_events import (
 )
 from p2phub.net.lane_span import IncomingSpan
 from p2phub.proto.frames import NOT_HELD, PayloadHeader
-from p2phub.proto.limits import KIB, LANE_CREDIT_BYTES, MIB, PAYLOAD_BYTES_MAX
+from p2phub.proto.limits import (
+    KIB,
+    LANE_CREDIT_BYTES,
+    LANE_STRANDS_MAX,
+    MIB,
+    PAYLOAD_BYTES_MAX,
+)
 from tests.net.lane_pair import (
     Content,
     Reports,
@@ -378,6 +384,88 @@ async def test_a_limited_receiver_pays_for_what_it_takes() -> None:
         await pair.received.until(SpanDone)
         left = pair.receiving.credit.drain()
     assert MIB - 32 * KIB < left < MIB
+
+
+async def test_a_wide_lane_shares_its_spans_among_its_strands() -> None:
+    contents = [Content([64 * KIB] * 8, seed=seed) for seed in range(40)]
+    threads: set[int] = set()
+
+    def spy(content: Content) -> IncomingSpan:
+        def write(first: int, stop: int, data: memoryview) -> None:
+            threads.add(threading.get_ident())
+            content.write(first, stop, data)
+
+        return IncomingSpan(contents.index(content), content.lengths, write)
+
+    async with lane_pair(strands_count=2) as pair:
+        assert pair.receiving.strands_count == pair.sending.strands_count == 2
+        for id, content in enumerate(contents):
+            pair.receiving.expect(spy(content))
+            assert pair.sending.enqueue(content.outgoing(id))
+        await pair.received.until(SpanDone, len(contents))
+        await pair.sent.until(SpanSent, len(contents))
+    assert all(content.is_complete for content in contents)
+    assert len(threads) == 2
+    assert pair.received.kinds().count("ChannelClosed") == 1
+
+
+async def test_a_lane_is_no_wider_than_its_bound_and_not_widened_at_its_end() -> None:
+    async with listening() as listener:
+        channels = [await open_channels(listener) for _ in range(LANE_STRANDS_MAX + 2)]
+        reports = Reports(ChannelEvents())
+        (first, _), *others, (last, _) = channels
+        lane = SendingLane(first, "downloader", reports.events, BufferPool())
+        lane.start()
+        assert [lane.widen(dialled) for dialled, _ in others] == [True] * (LANE_STRANDS_MAX - 1) + [
+            False
+        ]
+        await end(lane, reports)
+        assert not lane.widen(last)
+        for dialled, accepted in channels:
+            assert dialled.is_peer_gone
+            accepted.close()
+
+
+async def test_the_end_of_one_strand_is_the_end_of_its_lane() -> None:
+    async with listening() as listener:
+        (first, first_peer), (second, second_peer) = [
+            await open_channels(listener) for _ in range(2)
+        ]
+        reports = Reports(ChannelEvents())
+        lane = ReceivingLane(first, "uploader", reports.events, BufferPool())
+        lane.start()
+        assert lane.widen(second)
+        lane.expect(Content([KIB]).incoming(1))
+        second_peer.settle()
+        put_frame(second_peer, PayloadHeader(9, 0, KIB), bytes(KIB))
+        failed = await reports.until(ChannelFailed)
+        await end(lane, reports)
+        assert isinstance(failed.error, ProtocolViolation)
+        assert reports.kinds() == ["ChannelFailed", "ChannelClosed"]
+        first_peer.close()
+        second_peer.close()
+
+
+async def test_the_same_chunks_over_two_strands_at_once_end_the_lane() -> None:
+    content = Content([MIB])
+    async with listening() as listener:
+        (first, first_peer), (second, second_peer) = [
+            await open_channels(listener) for _ in range(2)
+        ]
+        reports = Reports(ChannelEvents())
+        lane = ReceivingLane(first, "uploader", reports.events, BufferPool())
+        lane.start()
+        assert lane.widen(second)
+        lane.expect(content.incoming(1))
+        for channel in (first_peer, second_peer):
+            channel.settle()
+            put_frame(channel, PayloadHeader(1, 0, MIB), content.chunks[0][: MIB // 2])
+        failed = await reports.until(ChannelFailed)
+        await end(lane, reports)
+        assert isinstance(failed.error, ProtocolViolation)
+        assert not content.received
+        first_peer.close()
+        second_peer.close()
 
 
 async def test_four_hundred_lanes_leave_no_thread_and_no_descriptor() -> None:

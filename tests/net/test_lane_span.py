@@ -153,9 +153,10 @@ def test_a_span_cancelled_in_the_queue_is_named_and_one_under_way_is_marked() ->
     spans.enqueue(second)
     assert spans.next_nowait() is first
     spans.cancel(2)
-    assert not spans.is_cancelled
+    assert not spans.is_cancelled(1)
     spans.cancel(1)
-    assert spans.is_cancelled
+    assert spans.is_cancelled(1)
+    spans.finish(1)
     assert spans.next_nowait() == 2
     assert spans.next_nowait() is None
     spans.cancel(1)
