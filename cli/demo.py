@@ -34,7 +34,7 @@ class Row:
     """One line of the table at the end."""
 
     step: str
-    seen: str
+    seen: tuple[str, ...]
     seconds: float
 
 
@@ -52,7 +52,7 @@ class Report:
         started = time.monotonic()
         yield seen.append
         seconds = time.monotonic() - started
-        self.rows.append(Row(title, "; ".join(seen), seconds))
+        self.rows.append(Row(title, tuple(seen), seconds))
         for line in seen:
             note(f"  {line}")
 

@@ -31,6 +31,7 @@ import trio
 from p2phub.config import Settings, about, parse_config, plain_value, setting_names
 from p2phub.control.home_folder import lock_home, prepare_home, read_config, read_settings
 from p2phub.control.methods import DaemonFacts
+from p2phub.control.protocol import error_object
 from p2phub.control.server import serve_control
 from p2phub.errors import P2phubError, expected
 from p2phub.gateway.app import Gateway
@@ -47,8 +48,8 @@ log = logging.getLogger("p2phub.daemon")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until a signal; the exit code."""
+    options = _parse(arguments)
     try:
-        options = _parse(arguments)
         home = home_of(options.home)
         prepare_home(home)
         lock = lock_home(home)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _raise_descriptor_limit()
         return _run(home, settings, lock, options.json)
     except P2phubError as error:
-        return _refuse(error)
+        return _refuse(error, options.json)
     except KeyboardInterrupt:
         return 130
 
@@ -74,7 +75,7 @@ def _run(home: Home, settings: Settings, lock: int, as_json: bool) -> int:
         if known is None:
             log.exception("the daemon ends by a fault of its own")
             return 1
-        return _refuse(known)
+        return _refuse(known, as_json)
     finally:
         ending.on_ended()
         os.close(lock)
@@ -183,8 +184,12 @@ def _flags(options: argparse.Namespace, home: Home) -> dict[str, object]:
     return flags
 
 
-def _refuse(error: P2phubError) -> int:
-    print(f"p2phub: {_visible(str(error))}", file=sys.stderr, flush=True)
+def _refuse(error: P2phubError, as_json: bool) -> int:
+    if as_json:
+        text = json.dumps({"error": error_object(error)})
+    else:
+        text = f"p2phub: {_visible(str(error))}"
+    print(text, file=sys.stderr, flush=True)
     return error.exit_code
 
 

@@ -40,17 +40,14 @@ def demo(run: Invocation, keep: str | None) -> int:
             rows, wrong = run_demo(Path(name))
         note(f"\n{time.monotonic() - started:.0f} s in all; everything was removed again")
     if run.json:
-        shown = [{"step": row.step, "seen": row.seen, "seconds": row.seconds} for row in rows]
+        shown = [{"step": row.step, "seen": list(row.seen), "seconds": row.seconds} for row in rows]
         out_json({"steps": shown, "failed": wrong})
     else:
-        out(
-            "\n"
-            + table(
-                [(row.step, row.seen, seconds_text(row)) for row in rows],
-                ("step", "seen", "time"),
-                (2,),
-            )
-        )
+        lines = []
+        for row in rows:
+            first, *others = row.seen or ("",)
+            lines += [(row.step, first, seconds_text(row)), *(("", line, "") for line in others)]
+        out("\n" + table(lines, ("step", "seen", "time"), (2,)))
     if wrong is not None:
         note(f"\np2phub: the demonstration failed: {wrong}")
         return 1
