@@ -129,6 +129,11 @@ class SimulatedPeer:
         self._uploading.pop(name, None)
         self.step_soon()
 
+    def on_session_over(self, name: str) -> None:
+        """A neighbour downloads no more; what it has it still gives."""
+        self.uploads.on_peer_gone(name, self.engine.now)
+        self._uploading.pop(name, None)
+
     def tell(self, other: SimulatedPeer, hear: Callable[..., None], *arguments: object) -> None:
         """A message: `hear` is called at the other end after the delay, if both are still connected."""
         self.engine.after(other.link.delay_s, self._deliver, other, hear, arguments)
@@ -236,7 +241,7 @@ class SimulatedPeer:
         key = (sender.name, request_id)
         span = self.requests.get(key)
         if span is None:
-            return  # cancelled
+            return  # cancelled: discarded unread
         now = self.engine.now
         if sender.conduct is Conduct.LIAR:
             self.engine.record(self.name, "lied to by", sender.name)
@@ -295,6 +300,8 @@ class SimulatedPeer:
             if self.download.is_complete and self.completed_at is None:
                 self.completed_at = now
                 self.engine.record(self.name, "complete")
+                for other in self.neighbours.values():  # the sessions it downloaded by
+                    self.tell(other, other.on_session_over, self.name)
         for upload in self.uploads.next_actions(now):
             match upload:
                 case StartUpload(name, request_id, runs):
@@ -302,9 +309,13 @@ class SimulatedPeer:
                 case StopUpload(name, request_id):
                     self._stop_upload(name, request_id)
                 case SendUnchoke(name):
+                    if self.offers is not None:
+                        self.offers.on_slot(name, True)
                     if self.conduct is not Conduct.FREE_RIDER:
                         self._send(name, "on_unchoke")
                 case SendChoke(name):
+                    if self.offers is not None:
+                        self.offers.on_slot(name, False)
                     self._send(name, "on_choke")
                 case SendReject(name, request_id, code):
                     self._send(name, "on_reject", request_id, code)

@@ -48,7 +48,10 @@ class SendRequest:
 
 @dataclass(frozen=True, slots=True)
 class SendCancel:
-    """Cancel a request: close its writer, discard what still arrives for it. Nothing more is told about it."""
+    """Cancel a request: close its writer, discard what still arrives for it.
+
+    What was verified and written until then may still be told by `on_progress`, and counts.
+    """
 
     peer: Peer
     request_id: int

@@ -40,6 +40,8 @@ PAGES_WATCHED_MAX = 1024  # per peer: 1 MiB of have-bits; the next are asked abo
 HEDGE_GAIN = 2.0  # less would pay more duplicates than time saved
 HEDGE_CHECK_S = 0.1  # how often idle peers in the endgame look for slower ones' spans
 HEDGES_PER_SPAN_MAX = 4  # a span that changes hands more often is not the peers' fault
+OFFER_PATIENCE_S = 2.0  # after an offer: until then what a seed does not offer us it sends to others first
+LATE_REQUESTS_MAX = 256  # closed requests that chunks may still come from: more than are cancelled at once
 RATE_WINDOW_S = 5.0  # of what is shown
 LIARS_MAX = 1024  # remembered; the oldest is forgotten first
 
@@ -97,7 +99,9 @@ class Download:
         self._peers: dict[Peer, PeerState] = {}
         self._joined = count()
         self._requests: dict[int, list[RequestState]] = {}  # span -> who is asked for it, first first
+        self._late: dict[tuple[Peer, int], RequestState] = {}  # closed before they were done, oldest first
         self._hedge_counts: dict[int, int] = {}  # span -> times it was hedged
+        self._to_ask: dict[Peer, None] = {}  # peers that may be asked about more pages
         self._hungry: dict[Peer, None] = {}  # peers that may find a span to take since they last looked
         self._actions: list[DownloadAction] = []
         self._liars: dict[Peer, None] = {}
@@ -119,6 +123,7 @@ class Download:
         """
         if self._planner.number_of(page) is None:
             self._on_spans(self._planner.add(page, lengths, bitsets.from_wire(held)))
+            self._to_ask.update(dict.fromkeys(self._peers))
 
     def on_pages_complete(self) -> None:
         """No more pages will come: the last span is closed, and the download can become complete."""
@@ -176,6 +181,7 @@ class Download:
         state.requests_max = max(1, min(requests_max, state.requests_max))
         self._peers[peer] = state
         self._hungry[peer] = None
+        self._to_ask[peer] = None
 
     def on_peer_gone(self, peer: Peer, now: float) -> None:
         """The session ended: what was asked of the peer is asked of others."""
@@ -229,6 +235,8 @@ class Download:
             return
         for span in self._planner.spans_within(number, run.start, run.stop):
             state.offered |= 1 << span
+        state.offering_until = now + OFFER_PATIENCE_S
+        self._wait_for(state)
         self._hungry[peer] = None
 
     # ---- requests ------------------------------------------------------------------------------
@@ -236,7 +244,10 @@ class Download:
     def on_progress(self, peer: Peer, request_id: int, chunk_count: int, now: float) -> None:
         """The first `chunk_count` chunks of a request (in all, not since the last word) are verified and written."""
         request = self._find(peer, request_id)
-        if request is None or chunk_count <= request.verified_count:
+        if request is None:
+            self._on_late_progress(peer, request_id, chunk_count)
+            return
+        if chunk_count <= request.verified_count:
             return
         assert chunk_count < len(request.offsets)
         state = request.peer
@@ -253,9 +264,27 @@ class Download:
         self._hungry[peer] = None
         self._settle_if_complete(request.span)
 
+    def _on_late_progress(self, peer: Peer, request_id: int, chunk_count: int) -> None:
+        """Chunks of a request that was closed meanwhile: they were under way, and they count."""
+        request = self._late.get((peer, request_id))
+        if request is None or chunk_count <= request.verified_count:
+            return
+        assert chunk_count < len(request.offsets)
+        fresh_bytes = 0
+        for number, entries in self._entries(request, request.verified_count, chunk_count):
+            fresh_bytes += self._mark_held(number, entries)
+        size_bytes = request.offsets[chunk_count] - request.offsets[request.verified_count]
+        request.verified_count = chunk_count
+        self._fetched_bytes += fresh_bytes
+        self._duplicate_bytes += size_bytes - fresh_bytes
+        self._settle_if_complete(request.span)
+        if self._picker.open >> request.span & 1:
+            self._availability.judge_spans([request.span])
+            self._wake_all()
+
     def on_done(self, peer: Peer, request_id: int, now: float) -> None:
         """All chunks of a request are verified and written."""
-        request = self._find(peer, request_id)
+        request = self._find(peer, request_id) or self._late.get((peer, request_id))
         if request is None:
             return
         self.on_progress(peer, request_id, len(request.offsets) - 1, now)
@@ -381,6 +410,9 @@ class Download:
             if state.paused_until is not None and state.paused_until <= now:
                 state.paused_until = None
                 self._hungry[state.peer] = None
+            if state.offering_until is not None and state.offering_until <= now:
+                state.offering_until = None
+                self._hungry[state.peer] = None
             deadline = state.deadline()
             if deadline is not None and deadline <= now:
                 self._snub(state, now)
@@ -402,14 +434,15 @@ class Download:
 
     def _wait_for(self, state: PeerState) -> None:
         """Be called again when this peer is late or its pause is over; a wake-up too early does no harm."""
-        for time in (state.paused_until, state.deadline()):
+        for time in (state.paused_until, state.offering_until, state.deadline()):
             if time is not None and time < self._next_wait:
                 self._next_wait = time
 
     def _ask_pages(self) -> None:
         pages = self._planner.pages
-        for state in self._peers.values():
-            if len(state.asked) == len(pages) or len(state.holdings.pages) >= PAGES_WATCHED_MAX:
+        for peer in self._to_ask:
+            state = self._peers.get(peer)
+            if state is None or len(state.holdings.pages) >= PAGES_WATCHED_MAX:
                 continue
             asked: list[Digest] = []
             for number, page in enumerate(pages):
@@ -424,6 +457,7 @@ class Download:
             for start in range(0, len(asked), PAGES_PER_ASK_MAX):
                 part = tuple(asked[start : start + PAGES_PER_ASK_MAX])
                 self._actions.append(AskPages(state.peer, part))
+        self._to_ask.clear()
 
     def _serve_urgent(self, now: float) -> None:
         """Ask for what readers wait for of whoever would send it soonest, whatever is in its pipeline."""
@@ -463,11 +497,9 @@ class Download:
             hungry.sort(key=lambda state: (not state.is_local, -state.rate(now), state.order))
             for state in hungry:
                 while state.has_room(now):
-                    # A seed that makes offers has made enough of them for its wire: what else we took from
+                    # A seed that makes offers makes enough of them for its wire: what else we took from
                     # it, it would send twice.
-                    is_offered_only = bool(state.offered) and any(
-                        state.offered >> request.span & 1 for request in state.requests.values()
-                    )
+                    is_offered_only = state.offering_until is not None
                     span = self._picker.pick(
                         state.holdings, state.offered, is_offered_only=is_offered_only
                     )
@@ -532,6 +564,10 @@ class Download:
 
     def _close(self, request: RequestState) -> None:
         """A request is over; if its span isn't, and nobody else is asked for it, it is open again."""
+        if request.remaining_bytes:
+            self._late[request.peer.peer, request.id] = request
+            if len(self._late) > LATE_REQUESTS_MAX:
+                del self._late[next(iter(self._late))]
         request.peer.on_closed(request)
         self._hungry[request.peer.peer] = None
         others = self._requests[request.span]
@@ -586,6 +622,8 @@ class Download:
         size_bytes = self._planner.mark_held(number, entries)
         if size_bytes and not self._planner.pages[number].missing:
             self._availability.forget_page(number)
+            if len(self._planner.pages) > PAGES_WATCHED_MAX:
+                self._to_ask.update(dict.fromkeys(self._peers))
         return size_bytes
 
     def _entries(self, request: RequestState, first: int, last: int) -> Iterator[tuple[int, int]]:

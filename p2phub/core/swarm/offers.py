@@ -30,11 +30,12 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 
 
 class _Peer:
-    __slots__ = ("holdings", "is_late", "is_seed", "offered", "sent", "told")
+    __slots__ = ("has_slot", "holdings", "is_late", "is_seed", "offered", "sent", "told")
 
     def __init__(self, holdings: Holdings, now: float) -> None:
         self.holdings = holdings
         self.is_seed: bool | None = None  # None: it said nothing yet
+        self.has_slot = False
         self.is_late = False  # it let a deadline pass: one span at a time until it announces one
         self.offered: dict[int, float] = {}  # span -> deadline; taken out when announced or over
         self.told: set[int] = set()  # pages it answered about
@@ -86,6 +87,17 @@ class Offers:
             self._pending.pop(span, None)
         if gone.is_seed:
             self._mine = self._others = 0
+
+    def on_slot(self, peer: Peer, has_slot: bool) -> None:
+        """A peer got an upload slot of ours, or lost it; without one it could not take what it is offered."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        state.has_slot = has_slot
+        if not has_slot:
+            for span in state.offered:
+                self._pending.pop(span, None)
+            state.offered.clear()
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
         """What a peer holds of a page. One whose first word on every page is "all of it" is a seed."""
@@ -145,6 +157,8 @@ class Offers:
         actions = []
         takers.sort(key=lambda row: len(row[1].offered))
         for peer, state in takers:
+            if not state.has_slot:
+                continue
             room = self._room(state, now)
             while room > 0 and left:
                 span = self._next_span(left)

@@ -68,6 +68,7 @@ class PeerState:
         self.in_flight_bytes = 0
         self.asked: set[int] = set()  # page numbers
         self.offered = 0  # set of spans that it asked us to take first
+        self.offering_until: float | None = None  # it is expected to offer more; what it doesn't offer is for others
         self.delay_s: float | None = None  # from request to first chunk on an empty pipeline, the least seen
         self.snub_count = 0  # in a row
         self.pause_count = 0  # in a row

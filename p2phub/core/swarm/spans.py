@@ -59,7 +59,7 @@ class Page:
 
     def missing_within(self, start: int, stop: int) -> int:
         """The missing entries of [start, stop), as a set of entries."""
-        return self.missing >> start << start & ((1 << stop) - 1)
+        return ((self.missing >> start) & ((1 << (stop - start)) - 1)) << start
 
 
 class SpanPlanner:
@@ -76,6 +76,7 @@ class SpanPlanner:
         self._end = 0  # line number after the last page
         self._starts = array("Q")  # by span index: its interval of the line
         self._stops = array("Q")
+        self._first_pages = array("I")  # and the page in which it begins
         self._line = array("Q")  # the starts of all spans, ascending
         self._line_spans = array("I")  # which span begins there
         self._open = _OpenSpan()
@@ -139,6 +140,7 @@ class SpanPlanner:
                 tail.run_count = 1
             if not tail.chunk_count:
                 tail.start = page.base + entry
+                tail.first_page = len(self.pages) - 1
             tail.chunk_count += 1
             tail.size_bytes += length
             tail.stop = page.base + entry + 1
@@ -151,25 +153,28 @@ class SpanPlanner:
             self._line_spans.append(len(self))
             self._starts.append(tail.start)
             self._stops.append(tail.stop)
+            self._first_pages.append(tail.first_page)
         tail.chunk_count = tail.size_bytes = tail.run_count = 0
 
     # ---- spans ---------------------------------------------------------------------------------
 
-    def pieces(self, index: int) -> Iterator[tuple[int, int]]:
+    def pieces(self, index: int) -> Sequence[tuple[int, int]]:
         """What is missing of a span: (page number, set of entries), in order; nothing once it is complete."""
-        start, stop = self._starts[index], self._stops[index]
-        number = bisect_right(self._bases, start) - 1
-        while number < len(self.pages) and self._bases[number] < stop:
+        start, stop, number = self._starts[index], self._stops[index], self._first_pages[index]
+        found = []
+        while start < stop:
             page = self.pages[number]
-            first = max(start - page.base, 0)
-            last = min(stop - page.base, page.entry_count)
-            missing = page.missing_within(first, last)
+            end = page.base + page.entry_count
+            last = stop if stop < end else end
+            missing = page.missing_within(start - page.base, last - page.base)
             if missing:
-                yield number, missing
+                found.append((number, missing))
+            start = end
             number += 1
+        return found
 
     def is_span_complete(self, index: int) -> bool:
-        return next(self.pieces(index), None) is None
+        return not self.pieces(index)
 
     def span(self, index: int) -> Span:
         """The missing chunks of a span, or the first RUNS_PER_SPAN_MAX runs of them."""
@@ -209,6 +214,7 @@ class SpanPlanner:
             last = len(self)
             self._starts.append(cut)
             self._stops.append(end)
+            self._first_pages.append(bisect_right(self._bases, cut) - 1)
             position = bisect_left(self._line, cut)
             self._line.insert(position, cut)
             self._line_spans.insert(position, last)
@@ -234,12 +240,13 @@ class SpanPlanner:
 class _OpenSpan:
     """The span at the end of the line that may still grow."""
 
-    __slots__ = ("chunk_count", "run_count", "size_bytes", "start", "stop")
+    __slots__ = ("chunk_count", "first_page", "run_count", "size_bytes", "start", "stop")
 
     def __init__(self) -> None:
         self.chunk_count = 0
         self.run_count = 0  # in it, the run that is being taken included
         self.size_bytes = 0
+        self.first_page = 0
         self.start = 0  # line numbers
         self.stop = 0
 

@@ -1,5 +1,6 @@
 """Upload slots: who may request, whose request is sent next. A machine over `now`.
 
+A slot that nobody uses goes to somebody who waits; who doesn't use one waits longer for the next.
 Slots go to those who gave us most in the last seconds; to one more at random, who may prove better (the optimistic slot); and what
 is left to those who got least: a seed, to whom nobody gives, thus serves everybody in turn. With more slots than peers everybody
 has one. Requests are few per peer and few in all; each peer's are served in order, several started ahead of the wire.
@@ -26,6 +27,8 @@ from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, 
 
 SLOTS_DEFAULT = 32  # lanes each way
 ROUND_S = 10.0  # between two decisions: long enough for a peer's rate to show
+IDLE_S = 1.0  # without a request: then somebody else may have the slot
+IDLE_S_MAX = 60.0  # how long at most a peer that used no slot waits for another; doubles up to here
 OPTIMISTIC_ROUNDS = 3  # that the optimistic slot stays with one peer
 RECEIVED_WINDOW_S = 20.0  # what reciprocity remembers
 SENT_WINDOW_S = 60.0  # what fairness remembers: several turns of everybody
@@ -47,7 +50,8 @@ class _Request:
 
 class _Peer:
     __slots__ = (
-        "is_local", "is_unchoked", "order", "peer", "received", "requests", "sent", "started_bytes", "started_count",
+        "eligible_at", "idle_since", "is_local", "is_unchoked", "order", "peer", "received", "requests", "sent", "started_bytes", "started_count",
+        "unused_count",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, order: int, now: float, is_local: bool) -> None:
@@ -55,6 +59,9 @@ class _Peer:
         self.order = order
         self.is_local = is_local
         self.is_unchoked = False
+        self.idle_since = now  # nothing was requested since; of no meaning while something is
+        self.eligible_at = now  # for a slot that somebody else doesn't use
+        self.unused_count = 0  # slots in a row in which it requested nothing
         self.requests: dict[int, _Request] = {}  # by id, oldest first
         self.started_count = 0
         self.started_bytes = 0
@@ -74,6 +81,7 @@ class Uploads:
         self._actions: list[UploadAction] = []
         self._ready: dict[Peer, None] = {}  # peers that may have a request to start
         self._next_round: float | None = None  # None: everybody has a slot
+        self._next_idle: float | None = None  # when a slot may have been idle for too long
         self._round_count = 0
         self._optimistic: Peer | None = None
 
@@ -132,6 +140,7 @@ class Uploads:
             self._actions.append(SendReject(peer, request_id, code))
             return
         state.requests[request_id] = _Request(request_id, runs, size_bytes)
+        state.unused_count = 0
         self._request_count += 1
         self._ready[peer] = None
 
@@ -145,20 +154,21 @@ class Uploads:
 
     def on_cancel(self, peer: Peer, request_id: int, now: float) -> None:
         """The peer doesn't want a request any more; one that is done already is no error."""
-        request = self._close(peer, request_id)
+        request = self._close(peer, request_id, now)
         if request is not None and request.is_started:
             self._actions.append(StopUpload(peer, request_id))
 
     def on_upload_done(self, peer: Peer, request_id: int, now: float) -> None:
         """All chunks of a started request were handed to the channel, or it stopped at one that is not held."""
-        self._close(peer, request_id)
+        self._close(peer, request_id, now)
 
-    def _close(self, peer: Peer, request_id: int) -> _Request | None:
+    def _close(self, peer: Peer, request_id: int, now: float) -> _Request | None:
         state = self._peers.get(peer)
         request = None if state is None else state.requests.pop(request_id, None)
         if state is None or request is None:
             return None
         self._request_count -= 1
+        state.idle_since = now
         if request.is_started:
             state.started_count -= 1
             state.started_bytes -= request.size_bytes
@@ -171,6 +181,8 @@ class Uploads:
         """What to do now, in order. Call after events and when `next_deadline` has passed."""
         if self._next_round is not None and now >= self._next_round:
             self._decide(now)
+        elif self._next_idle is not None and now >= self._next_idle:
+            self._pass_on_idle_slots(now)
         for peer in self._ready:
             self._start(self._peers[peer])
         self._ready.clear()
@@ -179,7 +191,9 @@ class Uploads:
 
     def next_deadline(self) -> float | None:
         """When slots are decided anew; None: everybody has one."""
-        return self._next_round
+        if self._next_round is None or self._next_idle is None:
+            return self._next_round
+        return min(self._next_round, self._next_idle)
 
     @property
     def slots_count(self) -> int:
@@ -214,27 +228,49 @@ class Uploads:
         waiting = [state for state in self._peers.values() if not state.is_unchoked]
         waiting.sort(key=lambda state: _fairness(state, now))
         for state in waiting[: max(0, free)]:
-            self._unchoke(state)
+            self._unchoke(state, now)
         if len(self._peers) <= self._slots_count:
-            self._next_round = None
+            self._next_round = self._next_idle = None
         elif self._next_round is None:
             self._next_round = now + ROUND_S
+            self._next_idle = now + IDLE_S
 
     def _decide(self, now: float) -> None:
         """One round: who keeps a slot, who gets one."""
         if len(self._peers) <= self._slots_count:
             chosen = dict.fromkeys(self._peers)
-            self._next_round = None
+            self._next_round = self._next_idle = None
         else:
             chosen = self._choose(now)
             self._next_round = now + ROUND_S
         self._round_count += 1
         for state in self._peers.values():
             if state.is_unchoked and state.peer not in chosen:
-                self._choke(state)
+                self._choke(state, now)
         for state in self._peers.values():
             if not state.is_unchoked and state.peer in chosen:
-                self._unchoke(state)
+                self._unchoke(state, now)
+
+    def _pass_on_idle_slots(self, now: float) -> None:
+        """Give slots that were not used for IDLE_S to peers that wait."""
+        waiting = [state for state in self._peers.values() if not state.is_unchoked]
+        eligible = [state for state in waiting if state.eligible_at <= now]
+        eligible.sort(key=lambda state: _fairness(state, now))
+        idle = [state for state in self._peers.values() if state.is_unchoked and not state.requests]
+        for state in idle:
+            if not eligible:
+                break
+            if state.idle_since + IDLE_S <= now:
+                wait_s = min(IDLE_S * (1 << min(state.unused_count, 16)), IDLE_S_MAX)
+                state.unused_count += 1
+                state.eligible_at = now + wait_s
+                self._choke(state, now)
+                self._unchoke(eligible.pop(0), now)
+        # Looked at again when the next idle slot is due and somebody may have it.
+        self._next_idle = now + IDLE_S / 4
+        if not eligible:
+            soonest = min((state.eligible_at for state in waiting), default=now)
+            self._next_idle = max(self._next_idle, soonest)
 
     def _choose(self, now: float) -> dict[Peer, None]:
         """The peers of the next round: givers first, then who got least, and one by chance."""
@@ -254,15 +290,16 @@ class Uploads:
                 chosen[self._optimistic] = None
         return chosen
 
-    def _unchoke(self, state: _Peer) -> None:
+    def _unchoke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = True
+        state.idle_since = now
         self._actions.append(SendUnchoke(state.peer))
 
-    def _choke(self, state: _Peer) -> None:
+    def _choke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = False
         self._actions.append(SendChoke(state.peer))
         for request in [request for request in state.requests.values() if not request.is_started]:
-            self._close(state.peer, request.id)
+            self._close(state.peer, request.id, now)
 
 
 def _fairness(state: _Peer, now: float) -> tuple[float, bool, int]:

@@ -43,6 +43,7 @@ class DownloadMachine(RuleBasedStateMachine):
         self.told: dict[str, dict[bytes, set[int]]] = {}  # what each connected peer said it holds
         self.asked: dict[str, set[bytes]] = {}
         self.requests: dict[tuple[str, int], tuple[Span, int]] = {}  # and chunks verified
+        self.closed: dict[tuple[str, int], tuple[Span, int]] = {}
         self.banned: set[str] = set()
         self.unchoked: set[str] = set()
         self.last_verified = 0
@@ -202,7 +203,7 @@ class DownloadMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     def channel_breaks(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.requests)))
-        del self.requests[key]
+        self.closed[key] = self.requests.pop(key)
         self.download.on_failed(*key, self.now)
         self.act()
 
@@ -216,12 +217,27 @@ class DownloadMachine(RuleBasedStateMachine):
         assert DropPeer(key[0], DropReason.WRONG_BYTES) in dropped
         assert key[0] not in self.told
 
+    @rule(data=st.data())
+    @precondition(lambda self: self.closed)
+    def chunks_come_late(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.closed)))
+        span, verified = self.closed[key]
+        count = data.draw(st.integers(verified, span.chunk_count))
+        self.held |= set(_chunks(span)[verified:count])
+        self.closed[key] = (span, max(count, verified))
+        if count == span.chunk_count:
+            self.download.on_done(*key, self.now)
+        else:
+            self.download.on_progress(*key, count, self.now)
+        self.act()
+
     @rule(peer=st.sampled_from(PEERS), request_id=st.integers(0, 60))
     def late_events_do_no_harm(self, peer: str, request_id: int) -> None:
         if (peer, request_id) in self.requests:
             return
-        self.download.on_progress(peer, request_id, 1, self.now)
-        self.download.on_done(peer, request_id, self.now)
+        if (peer, request_id) not in self.closed:
+            self.download.on_progress(peer, request_id, 1, self.now)
+            self.download.on_done(peer, request_id, self.now)
         self.download.on_stopped(peer, request_id, 0, self.now)
         self.download.on_reject(peer, request_id, REJECT_NOT_HELD, self.now)
         self.download.on_failed(peer, request_id, self.now)
@@ -245,7 +261,7 @@ class DownloadMachine(RuleBasedStateMachine):
         self.asked.pop(peer, None)
         self.unchoked.discard(peer)
         for key in [key for key in self.requests if key[0] == peer]:
-            del self.requests[key]
+            self.closed[key] = self.requests.pop(key)
 
     def act(self) -> list[DropPeer]:
         dropped = []
@@ -260,7 +276,8 @@ class DownloadMachine(RuleBasedStateMachine):
                     assert (peer, request_id) not in self.requests
                     self.requests[peer, request_id] = (span, 0)
                 case SendCancel(peer, request_id):
-                    self.requests.pop((peer, request_id), None)
+                    if (peer, request_id) in self.requests:
+                        self.closed[peer, request_id] = self.requests.pop((peer, request_id))
                 case DropPeer(peer):
                     dropped.append(action)
                     self.forget(peer)
