@@ -9,6 +9,7 @@ the session that each channel belongs to.
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import trio
 
 from p2phub.errors import LanesBusy, P2phubError
 from p2phub.net.base import Network, PeerId, Stream
-from p2phub.net.lane import ReceivingLane, SendingLane
+from p2phub.net.lane import Lane, ReceivingLane, SendingLane
 from p2phub.net.lane_buffers import BufferPool
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.net.lane_credit import RateCredit
@@ -29,7 +30,12 @@ from p2phub.net.span_stream import ReceivingStream, SendingStream, SpanStreams
 from p2phub.node.rates import Rates
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
-from p2phub.proto.limits import LANE_HANDSHAKE_TIMEOUT_S, LANE_TICKET_LIFETIME_S, LANES_EACH_WAY_MAX
+from p2phub.proto.limits import (
+    LANE_HANDSHAKE_TIMEOUT_S,
+    LANE_STRANDS_MAX,
+    LANE_TICKET_LIFETIME_S,
+    LANES_EACH_WAY_MAX,
+)
 from p2phub.proto.messages import FINGERPRINT_BYTES, TICKET_BYTES, LaneRefused, LaneTicket
 
 __all__ = ["Channels", "IncomingSpan", "OutgoingSpan", "ReceivingChannel", "SendingChannel"]
@@ -131,6 +137,15 @@ class Channels:
         address = ipaddress.ip_address(host.partition("%")[0])
         return address.is_private or address.is_loopback or address.is_link_local
 
+    def can_widen(self, channel: object) -> bool:
+        """Whether a second strand would speed this channel up: a lane, cores and room for it."""
+        return (
+            isinstance(channel, Lane)
+            and channel.strands_count < LANE_STRANDS_MAX
+            and (os.cpu_count() or 1) >= LANE_STRANDS_MAX
+            and len(self._open) <= LANES_EACH_WAY_MAX // 2
+        )
+
     # ---- the uploading end -----------------------------------------------------------------------
 
     async def offer_sending(
@@ -165,6 +180,26 @@ class Channels:
         Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
         """
         return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
+
+    def offer_strand(self, session: Session, channel: SendingChannel) -> LaneTicket | LaneRefused:
+        """A ticket for one more strand of a lane that the other end dialled."""
+        if (
+            self._listener is None
+            or session.remote_host is None
+            or not isinstance(channel, Lane)
+            or not self.can_widen(channel)
+        ):
+            return LaneRefused()
+        lane: Lane = channel
+
+        def on_strand(strand: LaneChannel) -> None:
+            lane.widen(strand)
+
+        try:
+            secret = self._listener.issue_ticket(session.remote_host, on_strand)
+        except LanesBusy:
+            return LaneRefused()
+        return LaneTicket(secret, self._listener.fingerprint, self._listener.port)
 
     def _sending_lane(self, channel: LaneChannel, peer: PeerId, on_event: OnEvent) -> SendingLane:
         lane = SendingLane(channel, None, self._events, self._buffers)
@@ -215,6 +250,16 @@ class Channels:
         self._add(receiving, session.peer, on_event, self.down)
         self._nursery.start_soon(receiving.run)
         return receiving
+
+    async def widen_receiving(
+        self, ticket: LaneTicket, session: Session, channel: ReceivingChannel
+    ) -> None:
+        """Dial one more strand of a lane; where that fails the lane stays as it is."""
+        assert isinstance(channel, Lane)
+        try:
+            channel.widen(await self._dial(ticket, session))
+        except P2phubError:
+            pass  # one strand moves everything, too
 
     def _receiving_lane(
         self, channel: LaneChannel, peer: PeerId, on_event: OnEvent

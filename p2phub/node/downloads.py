@@ -70,6 +70,7 @@ from p2phub.store.base import Store
 SESSIONS_MAX = 50  # of one download: more peers than that add nothing but bookkeeping
 STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
 LANE_RETRY_S = 5.0  # after a peer had no lane to give
+WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
 OUTBOX_MAX = 4096  # actions waiting for one peer; the machine's own bounds keep it far below
 
@@ -245,6 +246,7 @@ class _PeerSession:
         self._spans: dict[int, Span] = {}  # requested, by request id
         self._done_counts: dict[int, int] = {}  # chunks written, by request id
         self._channel: ReceivingChannel | None = None
+        self._is_widening = False  # a second strand was asked for
         self._is_unchoked = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -366,8 +368,15 @@ class _PeerSession:
                     self._machine.on_reject(self._peer, request_id, code, now)
             case Offer(run):
                 self._machine.on_offer(self._peer, run, now)
+            case LaneTicket() if self._channel is not None and self._is_widening:
+                self._is_widening = False
+                self._nursery.start_soon(
+                    self._transfer._channels.widen_receiving, message, session, self._channel
+                )
             case LaneTicket():
                 self._nursery.start_soon(self._open_channel, message, session)
+            case LaneRefused() if self._is_widening:
+                self._is_widening = False
             case LaneRefused():
                 self._nursery.start_soon(self._want_channel_later, session)
             case Peers(manifest, peers) if manifest == self._transfer.swarm:
@@ -403,6 +412,11 @@ class _PeerSession:
         if self._is_unchoked:
             self._machine.on_unchoke(self._peer, trio.current_time())
             self._transfer.wake()
+        facts = self._transfer.statistics()
+        is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
+        if is_long and self._transfer._channels.can_widen(channel):
+            self._is_widening = True
+            await session.send(LaneWanted())
 
     def _on_event(self, event: ChannelEvent) -> None:
         if self._nursery is None:
@@ -429,6 +443,7 @@ class _PeerSession:
                 self._on_channel_failed(request_id, error, now)
             case ChannelClosed():
                 self._channel = None
+                self._is_widening = False
                 for request_id in list(self._spans):
                     self._machine.on_failed(self._peer, request_id, now)
                 self._spans.clear()

@@ -285,6 +285,8 @@ class _ServedSession:
                         self._session, self._on_channel, self._on_event
                     )
                     self._say(offer)
+                else:
+                    self._say(self._serving._channels.offer_strand(self._session, self._channel))
             case LaneTicket():
                 nursery.start_soon(self._dial_lane, message)
             case Have() | HaveDelta():
