@@ -43,6 +43,7 @@ from p2phub.store.base import Store
 BATCH_DIGESTS = 64  # documents asked for at once: a round trip brings some MB
 IDLE_TIMEOUT_S = 60.0  # a stream on which nothing is asked for this long is closed
 ANSWER_TIMEOUT_S = 20.0  # for one batch, at 100 kB/s at the least
+ASKED_AT_ONCE = 16  # peers asked for a file by its SHA-256: one that is silent holds up nobody
 HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
 PAUSE_MAX_S = 8.0  # after failures of one peer; then a later round of the search may bring it again
 ROUNDS_ENOUGH = 3  # rounds of search after which nobody who answered has it: no use in waiting on
@@ -139,18 +140,28 @@ class Documents:
         if local is not None:
             return local
         asked: set[PeerId] = set()
+        answers: list[bytes] = []
+        limiter = trio.CapacityLimiter(ASKED_AT_ONCE)
+
+        async def ask(peer: PeerId, scope: trio.CancelScope) -> None:
+            async with limiter:
+                answer = await self._ask_file(peer, sum_sha256)
+            if answer is not None:
+                answers.append(answer)
+                scope.cancel()
+
         with trio.move_on_after(timeout_s):
-            while True:
-                for peer in list(search.found):
-                    if peer in asked:
-                        continue
-                    asked.add(peer)
-                    answer = await self._ask_file(peer, sum_sha256)
-                    if answer is not None:
-                        [name] = await trio.to_thread.run_sync(self._store.put, [answer])
-                        return name
-                await search.wait_more(len(asked))
-        raise search.report(f"a file with SHA-256 {sum_sha256.hex()}")
+            async with open_tasks() as nursery:
+                while search.rounds_count < ROUNDS_ENOUGH or len(asked) < len(search.found):
+                    for peer in search.found:
+                        if peer not in asked:
+                            asked.add(peer)
+                            nursery.start_soon(ask, peer, nursery.cancel_scope)
+                    await search.wait_more(len(search.found))
+        if not answers:
+            raise search.report(f"a file with SHA-256 {sum_sha256.hex()}")
+        [name] = await trio.to_thread.run_sync(self._store.put, answers[:1])
+        return name
 
     async def _ask_file(self, peer: PeerId, sum_sha256: bytes) -> bytes | None:
         try:

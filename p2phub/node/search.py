@@ -20,7 +20,7 @@ ROUND_PAUSE_S, ROUND_PAUSE_MAX_S = 1.0, 30.0  # between rounds of the same searc
 CANDIDATES_MAX = 256  # peers one search ever dials: hints are free to make
 DIALS_AT_ONCE = 16
 KEY_STAGGER_S = 0.6  # between lookups of the keys of one name: longer than a good lookup takes
-ENOUGH_COUNT = 8  # peers after which no further key is looked up
+ENOUGH_COUNT = 8  # reachable providers of the keys so far, after which no further one is looked up
 
 
 class Search:
@@ -37,6 +37,7 @@ class Search:
         self._excluded: set[PeerId] = {network.peer_id}
         self._changed = trio.Event()
         self._failures: list[str] = []
+        self._providers: set[PeerId] = set()  # connected, and named by the DHT
         self._started_s = trio.current_time()
         self.found: list[PeerId] = []
         self.asked_count = 0  # DHT nodes that answered so far
@@ -105,17 +106,24 @@ class Search:
         )
 
     async def _look_up(self, key: bytes, delay_s: float) -> None:
-        # One key is enough where nobody squats: the others cost the network a lookup each.
+        # One key is enough where nobody squats: the others cost the network a lookup each. Peers
+        # that happen to be connected do not count: what is wanted may be with none of them.
         await trio.sleep(delay_s)
-        if len(self.found) >= ENOUGH_COUNT:
+        if len(self._providers) >= ENOUGH_COUNT:
             return
         try:
             async with open_tasks() as dials, self._network.find(key) as lookup:
                 async for provider in lookup:
-                    dials.start_soon(self._try, provider)
+                    self.asked_count = max(self.asked_count, lookup.asked_count)
+                    dials.start_soon(self._try_provider, provider)
                 self.asked_count = max(self.asked_count, lookup.asked_count)
         except P2phubError as error:
             self._fail(str(error))
+
+    async def _try_provider(self, address: PeerAddress) -> None:
+        await self._try(address)
+        if address.peer in self.found:
+            self._providers.add(address.peer)
 
     async def _try(self, address: PeerAddress) -> None:
         if address.peer in self._seen or len(self._seen) > CANDIDATES_MAX:
