@@ -34,9 +34,7 @@ from p2phub.store.pages import Page, Pages
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
 PLACES_MAX = 16384  # segments whose places are remembered
 QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
-WITHDRAWN_MAX = (
-    10_000  # not yet told; beyond it the oldest are dropped, since the index has them anyway
-)
+WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped: the index has them
 
 
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EISDIR)

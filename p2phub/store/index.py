@@ -25,9 +25,7 @@ from p2phub.store.file_system import FileSystem, failure
 from p2phub.store.packs import Location
 
 INDEX_VERSION = 1
-BUSY_TIMEOUT_MS = (
-    10_000  # a commit waits for a slow disk, not for another program: the home is locked
-)
+BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, never for another program
 READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly always
 VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
 SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
@@ -184,9 +182,9 @@ class Transaction:
     def drop_samples(self, object: int) -> None:
         self._connection.execute("DELETE FROM sample WHERE object = ?", (object,))
 
-    def add_small_file(self, name: Digest, sha256: bytes) -> None:
-        """A chunk in a pack is a whole file, and this is its SHA-256, recomputed here."""
-        self._connection.execute("INSERT OR IGNORE INTO small_file VALUES(?, ?)", (sha256, name))
+    def add_small_files(self, files: Iterable[tuple[bytes, Digest]]) -> None:
+        """(SHA-256, recomputed here, and name) of chunks in packs that are whole files."""
+        self._connection.executemany("INSERT OR IGNORE INTO small_file VALUES(?, ?)", files)
 
     def put_release(self, release: Release) -> None:
         self._connection.execute(

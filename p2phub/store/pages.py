@@ -17,9 +17,7 @@ from p2phub.proto.limits import DOCUMENT_BYTES_MAX
 from p2phub.proto.manifest import FILE_PAGE_TYPE, MANIFEST_TYPE, FilePage, Manifest
 from p2phub.store.cache import Cache
 
-PAGES_BYTES_MAX = (
-    16 << 20
-)  # decoded pages in memory: 45 segments of 8,192 chunks, or 380 GB of tensors
+PAGES_BYTES_MAX = 16 << 20  # decoded: 45 segments of 8,192 chunks, or 380 GB of tensors
 UNKNOWN_LENGTH = 0xFFFFFFFF  # a file page does not say how long an object record is
 
 

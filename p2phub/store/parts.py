@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock, RLock
@@ -38,9 +38,7 @@ from p2phub.store.journal import Journal
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location
 
-WRITERS_MAX = (
-    64  # parts open for writing at once; the one least recently opened is synced and closed
-)
+WRITERS_MAX = 64  # parts open for writing; the one opened longest ago is synced and closed
 HEADROOM_BYTES = 64 << 20  # left free on the disk, for the index and for others
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
 
@@ -185,13 +183,16 @@ class Parts:
                 object.writing -= 1
                 object.lock.notify_all()
 
-    def pack(self, page: Digest, index: int, name: Digest, data: memoryview) -> None:
-        """A verified chunk that is a file or document of its own."""
-        if not self._holdings.has([name], is_durable=False):
-            self._holdings.packs.append([(name, data)])
+    def pack(self, page: Digest, chunks: Sequence[tuple[int, Digest, memoryview]]) -> None:
+        """Verified chunks (entry of the page, name, bytes) that are files of their own."""
+        held = self._holdings.has([name for _, name, _ in chunks], is_durable=False)
+        new = [(name, data) for _, name, data in chunks if name not in held]
+        if new:
+            self._holdings.packs.append(new)
         with self._lock:
-            self._packed.setdefault(name, []).append((page, index))
-            self._dirty_bytes += len(data)
+            for entry, name, data in chunks:
+                self._packed.setdefault(name, []).append((page, entry))
+                self._dirty_bytes += len(data)
 
     def is_due(self, now: float) -> bool:
         """See `Store.checkpoint_due`."""

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from p2phub.digest import Sha256, sha256
+from p2phub.digest import Digest, Sha256, sha256
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import PART_FOLDER
 from p2phub.proto.manifest import FileRecord
@@ -33,6 +33,7 @@ class Placing:
         self._holdings = holdings
         self._files = holdings.files
         self._without_reflink: set[tuple[int, int]] = set()  # pairs of devices
+        self._recomputed: list[tuple[bytes, Digest]] = []  # SHA-256 and name of small files
         self._scratches: set[Path] = set()  # of trees being built now
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
@@ -269,12 +270,15 @@ class Placing:
         got = sha256(data)
         if len(data) != file.size or got != file.sha256:
             raise _mismatch(file, got)
-        with self._holdings.index.transaction() as change:
-            change.add_small_file(file.object, got)
+        self._recomputed.append((got, file.object))
         return self._files.write(target, [data], 0, where)
 
     def _sync(self, tree: Tree, count: int) -> None:
-        """Make the contents of all files in a tree durable."""
+        """Make the contents of all files in a tree durable, and what was learned of small ones."""
+        recomputed, self._recomputed = self._recomputed, []
+        if recomputed:
+            with self._holdings.index.transaction() as change:
+                change.add_small_files(recomputed)
         root = self._files.open(tree.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if count > SYNC_EACH_MAX:

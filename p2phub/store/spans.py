@@ -208,6 +208,7 @@ class DiskSpanWriter(Span):
         page, entry = stretch.page, stretch.entry + first - stretch.first
         offsets, base = self._offsets, self._offsets[first]
         right = first
+        single: list[tuple[int, Digest, memoryview]] = []
         while right < stop:
             view = data[offsets[right] - base : offsets[right + 1] - base]
             at = entry + right - first
@@ -215,8 +216,10 @@ class DiskSpanWriter(Span):
             if digest(view) != name:
                 break
             if not page.is_segment:
-                self._pack(page, at, name, view)
+                single.append((at, name, view))
             right += 1
+        if single:
+            self._parts.pack(page.digest, single)
         if page.is_segment and right > first:
             # What was right before the first wrong chunk is kept: the liar's earlier work was
             # honest.
@@ -230,6 +233,3 @@ class DiskSpanWriter(Span):
                 f"bytes do not match the chunk {page.digest_of(at).hex()} they were sent as",
                 index=right, page=page.digest.hex(), entry=at,
             )  # fmt: skip
-
-    def _pack(self, page: Page, entry: int, name: Digest, view: memoryview) -> None:
-        self._parts.pack(page.digest, entry, name, view)

@@ -22,9 +22,8 @@ from p2phub.store.journal import Entry, Journal, adopted
 from p2phub.store.objects import segment_rows
 from p2phub.store.parts import samples
 
-FILES_PER_COMMIT = (
-    1024  # rows of one transaction: a crash leaves whole groups taken, which is harmless
-)
+SYNC_EACH_MAX = 32  # files synced one by one; beyond it their file systems are synced once
+FILES_PER_COMMIT = 1024  # a crash leaves whole groups taken, which is harmless
 
 
 class Taking:
@@ -33,19 +32,20 @@ class Taking:
     def __init__(self, holdings: Holdings, journal: Journal) -> None:
         self._holdings = holdings
         self._journal = journal
-        self._without_reflink: set[int] = (
-            set()
-        )  # devices whose files can't be cloned into the store
+        self._without_reflink: set[int] = set()  # devices that can't clone into the store
 
     def take(self, files: Sequence[SourceFile]) -> Placement:
         """See `Store.take`; the documents are held already."""
         methods: dict[Method, int] = {}
         group: dict[Digest, tuple[SourceFile, Method, FileStamp | None]] = {}
+        is_synced = len(files) > SYNC_EACH_MAX
+        if is_synced:
+            self._sync_devices(files)
         for file in files:
             if self._is_held(file) or file.record.object in group:
                 method = Method.HELD
             else:
-                method, stamp = self._bring(file)
+                method, stamp = self._bring(file, is_synced)
                 group[file.record.object] = file, method, stamp
                 if len(group) >= FILES_PER_COMMIT:
                     self._commit(group)
@@ -69,11 +69,23 @@ class Taking:
                 pass
         if record.chunk_count == 1 and self._holdings.index.in_packs([record.object]):
             with self._holdings.index.transaction() as change:
-                change.add_small_file(record.object, record.sha256)
+                change.add_small_files([(record.sha256, record.object)])
             return True
         return False
 
-    def _bring(self, file: SourceFile) -> tuple[Method, FileStamp | None]:
+    def _sync_devices(self, files: Sequence[SourceFile]) -> None:
+        """Sync each file system the files lie on, once: what a user just wrote may not be on it."""
+        for file in {file.stamp.device: file for file in files}.values():
+            try:
+                source = self._holdings.files.open(file.path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise _changed(file) from None
+            try:
+                self._holdings.files.sync_file_system(source, file.path)
+            finally:
+                self._holdings.files.close(source)
+
+    def _bring(self, file: SourceFile, is_synced: bool) -> tuple[Method, FileStamp | None]:
         files = self._holdings.files
         try:
             source = files.open(file.path, os.O_RDONLY)
@@ -81,9 +93,9 @@ class Taking:
             raise _changed(file) from None
         try:
             _check(source, file)
-            # What was just written by the user may not be on the disk yet; we are about to say that
-            # it is.
-            files.sync(source, file.path)
+            if not is_synced:
+                # What the user just wrote may not be on the disk yet; we are about to say it is.
+                files.sync(source, file.path)
             if file.stamp.device not in self._without_reflink:
                 if self._clone(source, file):
                     return Method.REFLINK, None
