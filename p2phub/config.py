@@ -175,8 +175,6 @@ def _one_of(*choices: str) -> Callable[[object], object]:
     return parse
 
 
-# ruff: noqa: RUF009 - `_setting` gives a dataclass field, which is what belongs there
-
 # ---- the settings --------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """Every error a person can meet, grouped by whose fault it is.
 
-The docstring of a class is what the user reads: what happened, what it means, what to do. `exit_code` is what the command
-line ends with. Facts travel as attributes (`facts`), so that `--json` shows them and no text needs parsing.
-A bug is not an error of this kind: it is an exception of Python's own and ends the program with a traceback.
+The docstring of a class is what the user reads: what happened, what it means, what to do.
+`exit_code` is what the command line ends with. Facts travel as attributes (`facts`), so that
+`--json` shows them and no text needs parsing. A bug is not an error of this kind: it is an
+exception of Python's own and ends the program with a traceback.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def all_errors(base: type[P2phubError] = P2phubError) -> list[type[P2phubError]]
 
 
 def expected(error: BaseException) -> P2phubError | None:
-    """The expected error in `error`, also where nurseries wrapped it in groups; None: it holds a bug."""
+    """The expected error in `error`, also where nurseries wrapped it in groups; None: it holds a
+    bug.
+    """
     if isinstance(error, P2phubError):
         return error
     if isinstance(error, BaseExceptionGroup):
@@ -52,29 +55,41 @@ def expected(error: BaseException) -> P2phubError | None:
     return None
 
 
-# ---- usage: the request itself is wrong -------------------------------------------------------------------------------
+# ---- usage: the request itself is wrong ----------------------------------------------------------
 
 
 class UsageError(P2phubError):
-    """The command was not understood or cannot be carried out as given. Nothing was changed; see --help."""
+    """The command was not understood or cannot be carried out as given.
+
+    Nothing was changed; see --help.
+    """
 
     exit_code = 2
 
 
 class UnknownReference(UsageError):
-    """This is not a reference p2phub knows. Use a content id (bafk...), sha256:<64 hex>, petname/name[@version] or a p2phub:// link."""
+    """This is not a reference p2phub knows.
+
+    Use a content id (bafk...), sha256:<64 hex>, petname/name[@version] or a p2phub:// link.
+    """
 
     exit_code = 3
 
 
 class DaemonNotRunning(UsageError):
-    """No daemon answers for this home folder. Start one with `p2phub daemon`, or name another home with --home."""
+    """No daemon answers for this home folder.
+
+    Start one with `p2phub daemon`, or name another home with --home.
+    """
 
     exit_code = 4
 
 
 class DaemonAlreadyRunning(UsageError):
-    """Another daemon already uses this home folder. Stop it first, or give this one its own --home."""
+    """Another daemon already uses this home folder.
+
+    Stop it first, or give this one its own --home.
+    """
 
     exit_code = 5
 
@@ -86,13 +101,20 @@ class BadSetting(UsageError):
 
 
 class UnsafeKeyFile(UsageError):
-    """A private key file can be read by others, so it is not used. Make it yours alone: chmod 600 on the named file."""
+    """A private key file can be read by others, so it is not used.
+
+    Make it yours alone: chmod 600 on the named file.
+    """
 
     exit_code = 7
 
 
 class BadReleaseName(UsageError):
-    """This cannot name a release. Names have ASCII letters, digits, '.', '_' and '-', at most 96, and none of TUF's or Windows' own names."""
+    """This cannot name a release.
+
+    Names have ASCII letters, digits, '.', '_' and '-', at most 96, and none of TUF's or Windows'
+    own names.
+    """
 
     exit_code = 8
 
@@ -104,7 +126,11 @@ class BadVersion(UsageError):
 
 
 class BadPetname(UsageError):
-    """This cannot be a petname. Petnames have ASCII letters, digits, '.', '_' and '-', at most 40, so that no other letter can pose as one of them."""
+    """This cannot be a petname.
+
+    Petnames have ASCII letters, digits, '.', '_' and '-', at most 40, so that no other letter can
+    pose as one of them.
+    """
 
     exit_code = 10
 
@@ -122,12 +148,15 @@ class NoSuchFile(UsageError):
 
 
 class NothingSelected(UsageError):
-    """No file of the release matches what --include and --exclude ask for. Nothing was fetched; see `p2phub show` for the names."""
+    """No file of the release matches what --include and --exclude ask for.
+
+    Nothing was fetched; see `p2phub show` for the names.
+    """
 
     exit_code = 15
 
 
-# ---- content: the bytes or documents are wrong ------------------------------------------------------------------------
+# ---- content: the bytes or documents are wrong ---------------------------------------------------
 
 
 class ContentError(P2phubError):
@@ -137,31 +166,47 @@ class ContentError(P2phubError):
 
 
 class MalformedDocument(ContentError):
-    """A document is not in the one form its format allows. It is refused whole; ask its publisher for a correct one."""
+    """A document is not in the one form its format allows.
+
+    It is refused whole; ask its publisher for a correct one.
+    """
 
     exit_code = 21
 
 
 class HostilePath(ContentError):
-    """A file name in this release could write outside its folder or mislead a reader. The release is refused; rename the file and publish again."""
+    """A file name in this release could write outside its folder or mislead a reader.
+
+    The release is refused; rename the file and publish again.
+    """
 
     exit_code = 22
 
 
 class WrongChunk(ContentError):
-    """Bytes do not match the name they were asked by. They were thrown away; the peer that sent them is not asked again."""
+    """Bytes do not match the name they were asked by.
+
+    They were thrown away; the peer that sent them is not asked again.
+    """
 
     exit_code = 23
 
 
 class DigestMismatch(ContentError):
-    """A file's SHA-256 is not the one its manifest states. Its chunks are genuine but the statement is false: do not trust the release; its signer is named."""
+    """A file's SHA-256 is not the one its manifest states.
+
+    Its chunks are genuine but the statement is false: do not trust the release; its signer is
+    named.
+    """
 
     exit_code = 24
 
 
 class FileChanged(ContentError):
-    """A file changed while it was read. Nothing was published; wait until nobody writes to the folder and run the command again."""
+    """A file changed while it was read.
+
+    Nothing was published; wait until nobody writes to the folder and run the command again.
+    """
 
     exit_code = 25
 
@@ -179,12 +224,15 @@ class TooLarge(ContentError):
 
 
 class UnpublishableFile(ContentError):
-    """The folder holds something that is no readable, regular file. Nothing was published; put the file itself there, or take it out."""
+    """The folder holds something that is no readable, regular file.
+
+    Nothing was published; put the file itself there, or take it out.
+    """
 
     exit_code = 28
 
 
-# ---- trust: a signature, a name or a version is wrong -----------------------------------------------------------------
+# ---- trust: a signature, a name or a version is wrong --------------------------------------------
 
 
 class TrustError(P2phubError):
@@ -194,49 +242,73 @@ class TrustError(P2phubError):
 
 
 class WrongSigner(TrustError):
-    """The publisher's own keys did not sign this. It was refused and nothing changed; somebody may be posing as the publisher."""
+    """The publisher's own keys did not sign this.
+
+    It was refused and nothing changed; somebody may be posing as the publisher.
+    """
 
     exit_code = 31
 
 
 class RollbackRefused(TrustError):
-    """What was offered is older than what this node has already seen signed. It was refused; what was known before still holds. Try again when other peers are online."""
+    """What was offered is older than what this node has already seen signed.
+
+    It was refused; what was known before still holds. Try again when other peers are online.
+    """
 
     exit_code = 32
 
 
 class TamperedMetadata(TrustError):
-    """A file of signed metadata was altered, damaged, or does not belong with the others. It was refused and nothing changed; ask other peers."""
+    """A file of signed metadata was altered, damaged, or does not belong with the others.
+
+    It was refused and nothing changed; ask other peers.
+    """
 
     exit_code = 33
 
 
 class UnknownPublisher(TrustError):
-    """No peer that answered knows this publisher. Check the whole id, wait until the publisher is online, or name a peer with --peer."""
+    """No peer that answered knows this publisher.
+
+    Check the whole id, wait until the publisher is online, or name a peer with --peer.
+    """
 
     exit_code = 34
 
 
 class EquivocationFound(TrustError):
-    """The publisher signed two different things under one version number, so its word no longer counts here. Both are kept as evidence. Content ids still work; ask the publisher, then run `p2phub trust reset`."""
+    """The publisher signed two different things under one version number, so its word no longer
+    counts here. Both are kept as evidence. Content ids still work; ask the publisher, then run
+    `p2phub trust reset`.
+    """
 
     exit_code = 35
 
 
 class MetadataExpired(TrustError):
-    """The publisher's last signed word has expired, so it is not known what is current. Known releases still work by version; wait for the publisher, or for peers that have something newer."""
+    """The publisher's last signed word has expired, so it is not known what is current.
+
+    Known releases still work by version; wait for the publisher, or for peers that have something
+    newer.
+    """
 
     exit_code = 36
 
 
 class ReleaseNotFound(TrustError):
-    """The publisher has signed no release of this name and version. Check the spelling and the version."""
+    """The publisher has signed no release of this name and version.
+
+    Check the spelling and the version.
+    """
 
     exit_code = 37
 
 
 class FloorLost(TrustError):
-    """The record of what this node has already seen signed is gone, so old releases could be passed off as new. Names are refused until `p2phub trust reset`; content ids still work."""
+    """The record of what this node has already seen signed is gone, so old releases could be passed
+    off as new. Names are refused until `p2phub trust reset`; content ids still work.
+    """
 
     exit_code = 38
 
@@ -248,54 +320,78 @@ class WrongPassphrase(TrustError):
 
 
 class VersionExists(TrustError):
-    """This version is already published with other content, and a release never changes. Nothing was signed; publish under a new version."""
+    """This version is already published with other content, and a release never changes.
+
+    Nothing was signed; publish under a new version.
+    """
 
     exit_code = 40
 
 
 class ReleaseYanked(TrustError):
-    """The publisher has withdrawn this release. Choose another version, or say --allow-yanked to fetch it all the same."""
+    """The publisher has withdrawn this release.
+
+    Choose another version, or say --allow-yanked to fetch it all the same.
+    """
 
     exit_code = 41
 
 
 class ClockSetBack(TrustError):
-    """This machine's clock is behind a time it has already seen, so expiry cannot be judged. Set the clock right and try again."""
+    """This machine's clock is behind a time it has already seen, so expiry cannot be judged.
+
+    Set the clock right and try again.
+    """
 
     exit_code = 42
 
 
 class BrokenRootChain(TrustError):
-    """The publisher's new root keys were not announced by the old ones, or a step is missing. They were refused: the old keys may be stolen, or peers are behind."""
+    """The publisher's new root keys were not announced by the old ones, or a step is missing.
+
+    They were refused: the old keys may be stolen, or peers are behind.
+    """
 
     exit_code = 43
 
 
 class MetadataIncomplete(TrustError):
-    """The peers that answered hold only a part of what the publisher signed. Nothing changed; try again, or name a peer with --peer."""
+    """The peers that answered hold only a part of what the publisher signed.
+
+    Nothing changed; try again, or name a peer with --peer.
+    """
 
     exit_code = 44
 
 
 class UnknownPetname(TrustError):
-    """No publisher has this petname here. List them with `p2phub trust ls`, or add one with `p2phub trust add PUBLISHER_ID --as PETNAME`."""
+    """No publisher has this petname here.
+
+    List them with `p2phub trust ls`, or add one with `p2phub trust add PUBLISHER_ID --as PETNAME`.
+    """
 
     exit_code = 45
 
 
 class PetnameTaken(TrustError):
-    """This petname, or one that looks the same, already stands for another publisher. Nothing was changed; choose another or remove that one first."""
+    """This petname, or one that looks the same, already stands for another publisher.
+
+    Nothing was changed; choose another or remove that one first.
+    """
 
     exit_code = 46
 
 
 class BadSigningKey(TrustError):
-    """A key file cannot be read as an Ed25519 private key. Nothing was signed; restore it from a copy or create new keys."""
+    """A key file cannot be read as an Ed25519 private key.
+
+    Nothing was signed; restore it from a copy or create new keys.
+    """
 
     exit_code = 47
 
 
-# ---- store: this machine's disk ---------------------------------------------------------------------------------------
+# ---- store: this machine's disk ------------------------------------------------------------------
 
 
 class StoreError(P2phubError):
@@ -311,13 +407,19 @@ class NotHeld(StoreError):
 
 
 class StoreFull(StoreError):
-    """There is not enough room on the disk. Nothing was lost: free some space and run the same command again, it resumes."""
+    """There is not enough room on the disk.
+
+    Nothing was lost: free some space and run the same command again, it resumes.
+    """
 
     exit_code = 52
 
 
 class CorruptChunk(StoreError):
-    """A chunk on this disk no longer matches its name. It was set aside and will be fetched again; check the disk."""
+    """A chunk on this disk no longer matches its name.
+
+    It was set aside and will be fetched again; check the disk.
+    """
 
     exit_code = 53
 
@@ -329,18 +431,24 @@ class StoreNewer(StoreError):
 
 
 class StoreFailed(StoreError):
-    """The disk refused a read or a write. Transfers pause; check the disk, then run the same command again."""
+    """The disk refused a read or a write.
+
+    Transfers pause; check the disk, then run the same command again.
+    """
 
     exit_code = 55
 
 
 class DestinationExists(StoreError):
-    """The destination holds other files under the same names. Nothing was overwritten; choose another folder."""
+    """The destination holds other files under the same names.
+
+    Nothing was overwritten; choose another folder.
+    """
 
     exit_code = 56
 
 
-# ---- network: nobody answered, or a port is taken ---------------------------------------------------------------------
+# ---- network: nobody answered, or a port is taken ------------------------------------------------
 
 
 class NetworkError(P2phubError):
@@ -350,36 +458,51 @@ class NetworkError(P2phubError):
 
 
 class PortInUse(NetworkError):
-    """Another program listens on this address. Nothing was started; stop it or choose another port."""
+    """Another program listens on this address.
+
+    Nothing was started; stop it or choose another port.
+    """
 
     exit_code = 61
 
 
 class NoProvider(NetworkError):
-    """No peer was found that holds this. Check the reference, wait until its publisher is online, or name a peer with --peer."""
+    """No peer was found that holds this.
+
+    Check the reference, wait until its publisher is online, or name a peer with --peer.
+    """
 
     exit_code = 62
 
 
 class PeerUnreachable(NetworkError):
-    """A peer could not be reached at any of its addresses. It may be offline or behind a firewall."""
+    """A peer could not be reached at any of its addresses.
+
+    It may be offline or behind a firewall.
+    """
 
     exit_code = 63
 
 
 class TransferStalled(NetworkError):
-    """All peers stopped sending before the transfer was complete. What was verified is kept; run the same command again to resume."""
+    """All peers stopped sending before the transfer was complete.
+
+    What was verified is kept; run the same command again to resume.
+    """
 
     exit_code = 64
 
 
 class LanesBusy(NetworkError):
-    """Too many lanes are opening at once. The transfer goes on over the session's own connection."""
+    """Too many lanes are opening at once.
+
+    The transfer goes on over the session's own connection.
+    """
 
     exit_code = 65
 
 
-# ---- peer: the other side broke the rules -----------------------------------------------------------------------------
+# ---- peer: the other side broke the rules --------------------------------------------------------
 
 
 class PeerError(P2phubError):
@@ -407,6 +530,9 @@ class PeerTimeout(PeerError):
 
 
 class ProtocolRefused(PeerError):
-    """A peer does not offer what was asked of it. It may run another version; another peer is asked."""
+    """A peer does not offer what was asked of it.
+
+    It may run another version; another peer is asked.
+    """
 
     exit_code = 74

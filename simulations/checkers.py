@@ -1,4 +1,7 @@
-"""What must hold at every step of every simulated peer. A broken rule ends the simulation with the rule's name."""
+"""What must hold at every step of every simulated peer.
+
+A broken rule ends the simulation with the rule's name.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,18 @@ class Checkers:
             return
         verified_bytes = peer.download.verified_bytes
         assert verified_bytes == peer.held_bytes, f"{peer.name} counts bytes that were not verified"
-        assert verified_bytes >= self._verified_bytes.get(peer.name, 0), f"{peer.name} lost progress"
+        assert verified_bytes >= self._verified_bytes.get(peer.name, 0), (
+            f"{peer.name} lost progress"
+        )
         self._verified_bytes[peer.name] = verified_bytes
 
     def _queues_keep_their_bounds(self, peer: SimulatedPeer) -> None:
         counts: dict[str, int] = {}
         for name, _ in peer.requests:
             counts[name] = counts.get(name, 0) + 1
-        assert max(counts.values(), default=0) <= REQUESTS_PER_PEER_MAX, f"{peer.name} asks too much"
+        assert max(counts.values(), default=0) <= REQUESTS_PER_PEER_MAX, (
+            f"{peer.name} asks too much"
+        )
         assert peer.uploads.requests_count <= UPLOAD_REQUESTS_MAX, f"{peer.name} queues too much"
         unchoked = len(peer.uploads.unchoked)
         assert unchoked <= peer.uploads.slots_count, f"{peer.name} gives too many slots"
@@ -57,9 +64,15 @@ class Checkers:
                 assert asked[place] <= 2, f"{peer.name} asks three peers for one chunk"
                 twice = twice or asked[place] == 2
         if twice and any(peer.requests[key].runs for key in new):
-            old = {(run.page, run.start) for key in seen & peer.requests.keys() for run in peer.requests[key].runs}
+            old = {
+                (run.page, run.start)
+                for key in seen & peer.requests.keys()
+                for run in peer.requests[key].runs
+            }
             fresh = {(run.page, run.start) for key in new for run in peer.requests[key].runs}
-            assert not old & fresh or peer.download.is_endgame, f"{peer.name} asks twice before the endgame"
+            assert not old & fresh or peer.download.is_endgame, (
+                f"{peer.name} asks twice before the endgame"
+            )
 
     def check_end(self, peer: SimulatedPeer) -> None:
         """When a peer is done: nothing was lost, and little was paid twice."""

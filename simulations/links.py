@@ -1,7 +1,9 @@
-"""A peer's link: an uplink shared in turns by those it serves, a downlink that takes what comes, a delay between.
+"""A peer's link: an uplink shared in turns by those it serves, a downlink that takes what comes, a
+delay between.
 
-The model is store-and-forward per chunk: a chunk occupies the sender's uplink, travels, then occupies the receiver's downlink. Who
-is served in which turn is the wire's doing (lanes share a link evenly), not a rule of ours.
+The model is store-and-forward per chunk: a chunk occupies the sender's uplink, travels, then
+occupies the receiver's downlink. Who is served in which turn is the wire's doing (lanes share a
+link evenly), not a rule of ours.
 """
 
 from __future__ import annotations
@@ -75,8 +77,11 @@ class Link:
         self._send_next()
 
     def _on_arriving(self, parcel: Parcel) -> None:
-        # While it was on the uplink it was on the downlink too, if that was free: only the excess waits.
-        start = max(self._engine.now - parcel.size_bytes / self.down_bytes_per_s, self._down_free_at)
+        # While it was on the uplink it was on the downlink too, if that was free: only the excess
+        # waits.
+        start = max(
+            self._engine.now - parcel.size_bytes / self.down_bytes_per_s, self._down_free_at
+        )
         self._down_free_at = start + parcel.size_bytes / self.down_bytes_per_s
         self._engine.at(self._down_free_at, self._on_arrived, parcel)
 

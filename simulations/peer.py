@@ -1,7 +1,8 @@
 """One simulated node: the daemon's `Download`, `Uploads` and `Offers`, carried out over a link.
 
-It does what p2phub.node does: hands events to the machines, carries out their actions, sends have-deltas every DELTA_INTERVAL_S, and
-calls the machines in batches. Messages take the link's delay; chunks take the link.
+It does what p2phub.node does: hands events to the machines, carries out their actions, sends
+have-deltas every DELTA_INTERVAL_S, and calls the machines in batches. Messages take the link's
+delay; chunks take the link.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class SimulatedPeer:
         self._on_step = on_step
         self._watchers: dict[str, set[Digest]] = {}  # who asked for which pages
         self._gained: dict[Digest, list[int]] = {}  # since the last delta
-        self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}  # started, by peer and id
+        # started, by peer and id
+        self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
         self._is_awaited = False  # a step is planned
         self._step_at: float | None = None  # a timer is planned
         size_bytes = content.size_bytes
@@ -135,7 +137,9 @@ class SimulatedPeer:
         self._uploading.pop(name, None)
 
     def tell(self, other: SimulatedPeer, hear: Callable[..., None], *arguments: object) -> None:
-        """A message: `hear` is called at the other end after the delay, if both are still connected."""
+        """A message: `hear` is called at the other end after the delay, if both are still
+        connected.
+        """
         self.engine.after(other.link.delay_s, self._deliver, other, hear, arguments)
 
     def _deliver(
@@ -151,7 +155,9 @@ class SimulatedPeer:
         self._watchers.setdefault(asker.name, set()).update(pages)
         for page in pages:
             count = len(self.content.pages[page])
-            self.tell(asker, asker.on_have, self.name, page, bitsets.to_wire(self.held[page], count))
+            self.tell(
+                asker, asker.on_have, self.name, page, bitsets.to_wire(self.held[page], count)
+            )
 
     def on_have(self, name: str, page: Digest, bits: bytes) -> None:
         if not self.is_seed:
@@ -192,7 +198,9 @@ class SimulatedPeer:
 
     def _start_upload(self, name: str, request_id: int, runs: tuple[Run, ...]) -> None:
         queue = self._uploading.setdefault(name, {})
-        queue[request_id] = [(run.page, entry) for run in runs for entry in range(run.start, run.stop)]
+        queue[request_id] = [
+            (run.page, entry) for run in runs for entry in range(run.start, run.stop)
+        ]
         if len(queue) == 1:
             self._send_chunk(name, request_id, 0)
 
@@ -204,7 +212,9 @@ class SimulatedPeer:
             self._send_chunk(name, next(iter(queue)), 0)
 
     def _send_chunk(self, name: str, request_id: int, position: int) -> None:
-        """Queue one chunk; what follows is decided when it is out, so that a stop takes effect at once."""
+        """Queue one chunk; what follows is decided when it is out, so that a stop takes effect at
+        once.
+        """
         other = self.neighbours[name]
         page, entry = self._uploading[name][request_id][position]
         size_bytes = self.content.pages[page][entry]

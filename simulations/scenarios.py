@@ -1,4 +1,7 @@
-"""Scenarios: who is there, over which links, and how they behave. All that differs between them is in this file."""
+"""Scenarios: who is there, over which links, and how they behave.
+
+All that differs between them is in this file.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ class World:
         self.checkers = Checkers()
         self.peers: list[SimulatedPeer] = []
 
-    def add(self, name: str, *, is_seed: bool = False, conduct: Conduct = Conduct.HONEST) -> SimulatedPeer:
+    def add(
+        self, name: str, *, is_seed: bool = False, conduct: Conduct = Conduct.HONEST
+    ) -> SimulatedPeer:
         """A new peer, connected to NEIGHBOURS_MAX others by chance."""
         setting = self.setting
         link = Link(self.engine, setting.up_bytes_per_s, setting.down_bytes_per_s, setting.delay_s)
@@ -96,9 +101,13 @@ class World:
         return all(peer.completed_at is not None for peer in self.peers)
 
     def fluid_bound_s(self) -> float:
-        """No swarm can be faster (Kumar and Ross 2006): one seed's uplink, one downlink, all uplinks together."""
+        """No swarm can be faster (Kumar and Ross 2006): one seed's uplink, one downlink, all
+        uplinks together.
+        """
         size = self.content.size_bytes
-        honest = [peer for peer in self.peers if peer.conduct in (Conduct.HONEST, Conduct.FREE_RIDER)]
+        honest = [
+            peer for peer in self.peers if peer.conduct in (Conduct.HONEST, Conduct.FREE_RIDER)
+        ]
         seeds = sum(peer.link.up_bytes_per_s for peer in honest if peer.is_seed)
         givers = [peer for peer in honest if peer.conduct is Conduct.HONEST]
         everybody = sum(peer.link.up_bytes_per_s for peer in givers)

@@ -378,8 +378,7 @@ def test_a_heavy_import_is_found_through_other_modules() -> None:
 def test_importing_the_command_line_loads_neither_trio_nor_libp2p() -> None:
     """The same as the rule above, but by running it: a library could load them too."""
     program = (
-        "import sys, p2phub.cli.main; "
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+        f"import sys, p2phub.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     run = subprocess.run(
         [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False

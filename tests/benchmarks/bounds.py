@@ -1,7 +1,10 @@
-"""The bounds that transfers are held against: bare copies between two processes, and curl from nginx.
+"""The bounds that transfers are held against: bare copies between two processes, and curl from
+nginx.
 
-- `tls_disk_copy`: pread, TLS 1.3 over Python's ssl, pwrite; nothing is verified. What is left to any program in Python.
-- `tls_disk_copy(is_complete=True)`: the same, then SHA-256 of the file as it lies on disk, and a sync, side by side.
+- `tls_disk_copy`: pread, TLS 1.3 over Python's ssl, pwrite; nothing is verified. What is left to
+  any program in Python.
+- `tls_disk_copy(is_complete=True)`: the same, then SHA-256 of the file as it lies on disk, and a
+  sync, side by side.
 - `curl_copy`: nginx and curl over HTTPS, as people would do it without us; nothing is verified.
 """
 
@@ -96,7 +99,7 @@ def _receive_bare(pipe: Connection, port: int, target: str, is_complete: bool) -
     os.close(descriptor)
 
 
-# ---- curl from nginx -------------------------------------------------------------------------------
+# ---- curl from nginx -----------------------------------------------------------------------------
 
 
 def curl_is_there() -> bool:

@@ -30,7 +30,10 @@ class Daemon:
     address: str  # multiaddr with /p2p
 
     def run(self, *arguments: str) -> Any:
-        """What `p2phub ARGUMENTS --json` answers. Raises RuntimeError with its words if it fails."""
+        """What `p2phub ARGUMENTS --json` answers.
+
+        Raises RuntimeError with its words if it fails.
+        """
         done = subprocess.run(
             [COMMAND, *arguments, "--json"],
             env=_environment(self.home),

@@ -1,6 +1,7 @@
 """What every measurement needs: processes that report, a settled disk, medians, peak memory.
 
-Runs of ours and of the bound alternate, so that both meet the same weather; medians are compared, and all values are kept.
+Runs of ours and of the bound alternate, so that both meet the same weather; medians are compared,
+and all values are kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""One gibibyte from one daemon to another: encrypted, verified, on disk; beside bare copies and curl.
+"""One gibibyte from one daemon to another: encrypted, verified, on disk; beside bare copies and
+curl.
 
-usable: every chunk is verified and can be read. complete: the file's SHA-256 was recomputed, it is synced and the fetch is
-committed. Each is held against a bare copy that does the same without p2phub.
+usable: every chunk is verified and can be read. complete: the file's SHA-256 was recomputed, it is
+synced and the fetch is committed. Each is held against a bare copy that does the same without
+p2phub.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The announce queue: what this node tells the DHT, how fast, and when again. A machine over `now`.
 
-Receivers reset a sender after RECORDS_PER_SENDER_MAX records in RECORDS_WINDOW_S, and the sender isn't told, so the queue keeps a
-pace: from what every receiver allows up to PACE_PER_S_MAX while keys are really stored. Each key has its own result and is
-tried again with back-off until somebody holds it; a key held is announced anew before its records lapse.
-What goes first: what was never announced; releases before objects before chunks; a name's first key before its
-others; the rarest; the newest.
+Receivers reset a sender after RECORDS_PER_SENDER_MAX records in RECORDS_WINDOW_S, and the sender
+isn't told, so the queue keeps a pace: from what every receiver allows up to PACE_PER_S_MAX while
+keys are really stored. Each key has its own result and is tried again with back-off until somebody
+holds it; a key held is announced anew before its records lapse. What goes first: what was never
+announced; releases before objects before chunks; a name's first key before its others; the rarest;
+the newest.
 Source: libp2p kad-dht specification: records live 48 h and are republished at 22 h.
 """
 
@@ -25,7 +26,8 @@ OBJECT_BYTES_MIN = 8 * MIB  # smaller files are found with their release
 NAMES_MAX = 100_000  # 400,000 keys: 200 MB; at 5 keys a second just republished in 22 h
 CHUNK_NAMES_MAX = 10_000  # of these, chunks: the budget of the policy "chunks"
 
-RECORDS_PER_SENDER_MAX = 10  # that an unmodified receiver takes in its window, before it resets the sender
+# that an unmodified receiver takes in its window, before it resets the sender
+RECORDS_PER_SENDER_MAX = 10
 RECORDS_WINDOW_S = 10.0
 PACE_PER_S_MIN = 0.8 * RECORDS_PER_SENDER_MAX / RECORDS_WINDOW_S  # a fifth below that limit
 PACE_PER_S_MAX = 10.0  # receivers of ours allow it
@@ -110,7 +112,8 @@ class AnnounceQueue:
         self._chunk_count = 0
         self._order = count()
         self._sequence = count()  # makes heap rows unequal
-        self._waiting: list[tuple[float, int, _Key]] = []  # by due time; rows of changed keys are stale
+        # by due time; rows of changed keys are stale
+        self._waiting: list[tuple[float, int, _Key]] = []
         self._ready: list[tuple[tuple[int, ...], int, _Key]] = []  # due keys, by rank
         self._in_flight_count = 0
         self._pace_per_s = PACE_PER_S_MAX
@@ -201,7 +204,9 @@ class AnnounceQueue:
             if key.due == due and not key.is_in_flight and not key.name.is_removed:
                 heapq.heappush(self._ready, (_rank(key), next(self._sequence), key))
         actions = []
-        while self._ready and self._credit >= CREDIT_NEEDED and self._in_flight_count < ANNOUNCES_MAX:
+        while (
+            self._ready and self._credit >= CREDIT_NEEDED and self._in_flight_count < ANNOUNCES_MAX
+        ):
             _, _, key = heapq.heappop(self._ready)
             if key.is_in_flight or key.name.is_removed:
                 continue
@@ -282,7 +287,9 @@ class AnnounceQueue:
                 continue
             added = queue._names[kind, name]
             added.provider_count = provider_count
-            for key, (due_wall_s, stored_count, failure_count) in zip(added.keys, keys, strict=True):
+            for key, (due_wall_s, stored_count, failure_count) in zip(
+                added.keys, keys, strict=True
+            ):
                 key.stored_count, key.failure_count = stored_count, failure_count
                 wait_s = min(max(due_wall_s - wall_s, 0.0), REPUBLISH_S)
                 if wait_s > 0.0:

@@ -1,7 +1,9 @@
-"""Joining the network, and joining again: bootstrap nodes are dialled until enough peers are known. A machine over `now`.
+"""Joining the network, and joining again: bootstrap nodes are dialled until enough peers are known.
 
-A node started offline keeps trying, at most BACK_OFF_S_MAX apart, and joins when the network comes back. A node that has
-peers asks its bootstrap nodes seldom.
+A machine over `now`.
+
+A node started offline keeps trying, at most BACK_OFF_S_MAX apart, and joins when the network comes
+back. A node that has peers asks its bootstrap nodes seldom.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class Bootstrap:
         if self._peer_count >= PEERS_WANTED:
             return []
         due = [
-            address for address, at in self._due.items() if at <= now and address not in self._dialling
+            address
+            for address, at in self._due.items()
+            if at <= now and address not in self._dialling
         ]
         self._rng.shuffle(due)
         chosen = due[: max(0, DIALS_MAX - len(self._dialling))]

@@ -1,7 +1,8 @@
 """DHT keys: which keys a name is announced and looked up under.
 
-The first 20 providers of a key are kept by the network and later ones ignored, so whoever fills a key hides the others. Every
-name has four keys that share nothing, and both ends use all of them: a squatter must fill four neighbourhoods.
+The first 20 providers of a key are kept by the network and later ones ignored, so whoever fills a
+key hides the others. Every name has four keys that share nothing, and both ends use all of them: a
+squatter must fill four neighbourhoods.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class KeyKind(Enum):
 
     @property
     def space(self) -> int:
-        """Names of one space share their keys: a bare content id does not say which of the first three it is."""
+        """Names of one space share their keys: a bare content id does not say which of the first
+        three it is.
+        """
         return 1 if self in (KeyKind.MANIFEST, KeyKind.OBJECT, KeyKind.CHUNK) else self.value
 
 

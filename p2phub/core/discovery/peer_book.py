@@ -1,7 +1,9 @@
-"""The peer book: who was met or heard of, at which addresses, and when to try again. Kept over restarts.
+"""The peer book: who was met or heard of, at which addresses, and when to try again.
 
-Bounded: when it is full, who failed most and was met longest ago goes first; peers that the user named stay.
-Times are monotonic seconds; `to_dict` turns them into Unix time.
+Kept over restarts.
+
+Bounded: when it is full, who failed most and was met longest ago goes first; peers that the user
+named stay. Times are monotonic seconds; `to_dict` turns them into Unix time.
 """
 
 from __future__ import annotations
@@ -129,8 +131,12 @@ class PeerBook:
         page = self._pages.get(peer)
         return () if page is None else tuple(page.addresses)
 
-    def next_dials(self, now: float, count: int, connected: frozenset[str] = frozenset()) -> list[str]:
-        """Up to `count` peers worth dialling now: named ones, then who failed least, then who was met last."""
+    def next_dials(
+        self, now: float, count: int, connected: frozenset[str] = frozenset()
+    ) -> list[str]:
+        """Up to `count` peers worth dialling now: named ones, then who failed least, then who was
+        met last.
+        """
         rows = [
             (not page.is_named, page.failure_count, -(page.met_at or float("-inf")), peer)
             for peer, page in self._pages.items()
@@ -172,7 +178,10 @@ class PeerBook:
     def from_dict(
         cls, data: Mapping[str, Any], rng: random.Random, now: float, wall_s: float
     ) -> PeerBook:
-        """A book as it was kept; everybody may be tried at once. Rows that make no sense are left out."""
+        """A book as it was kept; everybody may be tried at once.
+
+        Rows that make no sense are left out.
+        """
         book = cls(rng)
         rows = data.get("peers", []) if data.get("version") == 1 else []
         for peer, addresses, is_named, met_wall_s, banned_wall_s in _valid_rows(rows):

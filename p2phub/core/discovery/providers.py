@@ -1,7 +1,7 @@
 """Providers of one thing: who says it holds it, in which order to ask, and what came of it.
 
-Everything told is a hint from somebody until one chunk from the peer was verified. Nobody can crowd out the others: per network
-prefix only a few are kept, and probing goes round the prefixes.
+Everything told is a hint from somebody until one chunk from the peer was verified. Nobody can crowd
+out the others: per network prefix only a few are kept, and probing goes round the prefixes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ class Providers:
         return subnet is None or alike < PROVIDERS_PER_SUBNET_MAX
 
     def next_probes(self, now: float, probes_max: int = PROBES_MAX) -> list[Provider]:
-        """Whom to connect to and ask now; tell the outcome of each. At most `probes_max` are under way."""
+        """Whom to connect to and ask now; tell the outcome of each.
+
+        At most `probes_max` are under way.
+        """
         under_way = sum(entry.is_probing for entry in self._entries.values())
         waiting = [
             entry
@@ -119,13 +122,17 @@ class Providers:
         )
 
     def on_proven(self, peer: str) -> None:
-        """A chunk from this peer was verified, or its page says that it holds what is wanted and is believed."""
+        """A chunk from this peer was verified, or its page says that it holds what is wanted and is
+        believed.
+        """
         entry = self._entries.get(peer)
         if entry is not None:
             entry.is_proven, entry.is_probing, entry.failure_count = True, False, 0
 
     def on_failed(self, peer: str, now: float) -> None:
-        """It could not be reached, or holds nothing, or went away: it is tried again later, then forgotten."""
+        """It could not be reached, or holds nothing, or went away: it is tried again later, then
+        forgotten.
+        """
         entry = self._entries.get(peer)
         if entry is None:
             return
@@ -153,7 +160,9 @@ class Providers:
 
 
 def _around_subnets(entries: list[_Entry]) -> list[_Entry]:
-    """The same entries, so that the n-th of a network prefix comes after the (n-1)-th of every other one."""
+    """The same entries, so that the n-th of a network prefix comes after the (n-1)-th of every
+    other one.
+    """
     turns: dict[str | None, int] = {}
     rows = []
     for position, entry in enumerate(entries):

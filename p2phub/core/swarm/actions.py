@@ -1,7 +1,8 @@
 """What the swarm's machines ask the node to do: one frozen dataclass per deed.
 
-A machine (`Download`, `Uploads`, `Offers`) is told of events through `on_…` and answers `next_actions(now)` with these,
-in the order in which they must be carried out. A peer is named by the text of its peer id.
+A machine (`Download`, `Uploads`, `Offers`) is told of events through `on_…` and answers
+`next_actions(now)` with these, in the order in which they must be carried out. A peer is named by
+the text of its peer id.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class DropReason(Enum):
     BANNED = "it sent wrong bytes earlier in this download"
 
 
-# ---- of a download -----------------------------------------------------------------------------------------------------
+# ---- of a download -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class AskPages:
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """Request a span from `peer`: open a writer for `span.runs` first, then send Request(request_id, span.runs)."""
+    """Request a span from `peer`: open a writer for `span.runs` first, then send
+    Request(request_id, span.runs).
+    """
 
     peer: Peer
     request_id: int
@@ -59,7 +62,8 @@ class SendCancel:
 
 @dataclass(frozen=True, slots=True)
 class DropPeer:
-    """Have nothing more to do with `peer` in this download; its requests are closed as by SendCancel.
+    """Have nothing more to do with `peer` in this download; its requests are closed as by
+    SendCancel.
 
     The machine has forgotten the peer already: no `on_peer_gone` is needed (one does no harm).
     """
@@ -70,7 +74,7 @@ class DropPeer:
 
 DownloadAction: TypeAlias = AskPages | SendRequest | SendCancel | DropPeer
 
-# ---- of the uploads ----------------------------------------------------------------------------------------------------
+# ---- of the uploads ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ class SendReject:
 
 @dataclass(frozen=True, slots=True)
 class StartUpload:
-    """Send the chunks of a request; uploads of one peer are sent in the order in which they were started."""
+    """Send the chunks of a request; uploads of one peer are sent in the order in which they were
+    started.
+    """
 
     peer: Peer
     request_id: int
@@ -115,7 +121,7 @@ class StopUpload:
 
 UploadAction: TypeAlias = SendChoke | SendUnchoke | SendReject | StartUpload | StopUpload
 
-# ---- of the offers -----------------------------------------------------------------------------------------------------
+# ---- of the offers -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

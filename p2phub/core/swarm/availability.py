@@ -1,10 +1,12 @@
 """Who holds which spans, and how rare each span is.
 
-Rarity is kept as bit planes: bit s of plane k is bit k of the number of peers that hold span s whole. A peer's whole set
-is added or taken away with a ripple carry, and the rarest of any set of spans is found by walking the planes from the
-highest: a dozen operations on integers, whatever the number of spans that changed. Nothing is ever sorted.
+Rarity is kept as bit planes: bit s of plane k is bit k of the number of peers that hold span s
+whole. A peer's whole set is added or taken away with a ripple carry, and the rarest of any set of
+spans is found by walking the planes from the highest: a dozen operations on integers, whatever the
+number of spans that changed. Nothing is ever sorted.
 
-A peer holds a span whole if it holds all chunks of it that are *still missing* here; it holds it in part if some.
+A peer holds a span whole if it holds all chunks of it that are *still missing* here; it holds it in
+part if some.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Holdings:
     __slots__ = ("pages", "part", "whole")
 
     def __init__(self) -> None:
-        self.pages: dict[int, int] = {}  # page number -> set of entries; only pages not complete here
+        # page number -> set of entries; only pages not complete here
+        self.pages: dict[int, int] = {}
         self.whole = 0  # set of spans
         self.part = 0  # set of spans held in part, disjoint from whole
 
@@ -100,7 +103,8 @@ class Availability:
         before = holdings.pages.get(number, 0) & page.missing
         holdings.pages[number] = entries
         if len(spans) > 2 and {before, entries & page.missing} == {0, page.missing}:
-            # All or nothing of the page: only the spans that cross its borders need a look at the pages beside it.
+            # All or nothing of the page: only the spans that cross its borders need a look at the
+            # pages beside it.
             inner = bitsets.from_members(spans[1:-1])
             gained = inner if entries & page.missing else 0
             if holdings.whole & inner == (0 if gained else inner) and not holdings.part & inner:
@@ -117,7 +121,9 @@ class Availability:
         gained = [entry for entry in entries if 0 <= entry < page.entry_count]
         holdings.pages[number] = holdings.pages.get(number, 0) | bitsets.from_members(gained)
         spans = {
-            index for entry in gained for index in self._planner.spans_within(number, entry, entry + 1)
+            index
+            for entry in gained
+            for index in self._planner.spans_within(number, entry, entry + 1)
         }
         return self._judge(holdings, sorted(spans))
 
@@ -134,7 +140,9 @@ class Availability:
         self._judge(holdings, self._planner.spans_within(number, entry, entry + 1))
 
     def judge_spans(self, indexes: Iterable[int]) -> None:
-        """Look again at spans that are new, or of which less is missing than before, for every peer."""
+        """Look again at spans that are new, or of which less is missing than before, for every
+        peer.
+        """
         indexes = list(indexes)
         for holdings in self._holdings:
             self._judge(holdings, indexes)
@@ -145,7 +153,9 @@ class Availability:
             holdings.pages.pop(number, None)
 
     def _judge(self, holdings: Holdings, indexes: Iterable[int]) -> int:
-        """Decide anew which of these spans a peer holds, whole or in part; the ones newly held whole."""
+        """Decide anew which of these spans a peer holds, whole or in part; the ones newly held
+        whole.
+        """
         whole, part, none = [], [], []
         pages = holdings.pages
         for index in indexes:

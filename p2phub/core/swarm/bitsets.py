@@ -1,7 +1,8 @@
 """Sets of small numbers as Python integers: bit i of the integer is member i.
 
-Whole sets are joined and cut in one operation of C speed, which is what keeps rarity and picking cheap: ten thousand
-spans are 1.25 KiB. On the wire the order is another one: entry i is bit i % 8 of byte i // 8 *from the high end*.
+Whole sets are joined and cut in one operation of C speed, which is what keeps rarity and picking
+cheap: ten thousand spans are 1.25 KiB. On the wire the order is another one: entry i is bit i % 8
+of byte i // 8 *from the high end*.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def lowest(members: int) -> int:
 
 
 def iterate(members: int) -> Iterator[int]:
-    """All members, ascending. Costs the size of the set's largest member once, then each member alone."""
+    """All members, ascending.
+
+    Costs the size of the set's largest member once, then each member alone.
+    """
     for position, byte in enumerate(members.to_bytes((members.bit_length() + 7) // 8, "little")):
         while byte:
             low = byte & -byte

@@ -1,8 +1,9 @@
 """Token buckets over `now`: a rate for all, and one per peer, that may change while running.
 
-Lanes draw credit from counters; the node calls `grant` every GRANT_INTERVAL_S and adds what it gives to the counters. Credit that a lane
-has not used yet was taken from the bucket already, so many lanes together can't exceed the rate. A bucket holds BURST_S of its
-rate at most: over any 2 s no more than rate x (2 + BURST_S) is granted, 4 % above.
+Lanes draw credit from counters; the node calls `grant` every GRANT_INTERVAL_S and adds what it
+gives to the counters. Credit that a lane has not used yet was taken from the bucket already, so
+many lanes together can't exceed the rate. A bucket holds BURST_S of its rate at most: over any 2 s
+no more than rate x (2 + BURST_S) is granted, 4 % above.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from p2phub.core.swarm.actions import Peer
 
 BURST_S = 0.08  # of a rate that may be saved up: four intervals, so that a late call loses nothing
 GRANT_INTERVAL_S = 0.02  # between two calls of `grant`
-PEER_LIMITS_MAX = 4096  # peers with a bucket of their own; idle ones are forgotten with their session
+# peers with a bucket of their own; idle ones are forgotten with their session
+PEER_LIMITS_MAX = 4096
 
 
 class _Bucket:
@@ -69,7 +71,9 @@ class Limiter:
             self._total.set_rate(rate_bytes_per_s, now)
 
     def set_peer_rate(self, peer: Peer | None, rate_bytes_per_s: int | None, now: float) -> None:
-        """The limit of one peer, whatever the others have; with peer None of all that have none of their own."""
+        """The limit of one peer, whatever the others have; with peer None of all that have none of
+        their own.
+        """
         if peer is None:
             self._peer_rate = rate_bytes_per_s
             for known in [known for known in self._buckets if known not in self._own_rates]:

@@ -1,10 +1,13 @@
-"""Super-seeding by offers: each span leaves the seeds once before any leaves twice. A machine over `now`.
+"""Super-seeding by offers: each span leaves the seeds once before any leaves twice.
 
-While a swarm is young the seeds' uplinks are its bound, and whatever a seed sends twice is lost. So each seed offers every peer a few
-spans that nobody else has, other ones to each peer; peers take what is offered first and pass it on. Several seeds share the spans
-by rendezvous hashing, without a word between them. A span is offered again only if nobody announced it within a deadline; when
-every span has a holder who is no seed, offering is over.
-With fewer than two downloading peers nothing is offered: there is nobody to pass it on to.
+A machine over `now`.
+
+While a swarm is young the seeds' uplinks are its bound, and whatever a seed sends twice is lost. So
+each seed offers every peer a few spans that nobody else has, other ones to each peer; peers take
+what is offered first and pass it on. Several seeds share the spans by rendezvous hashing, without a
+word between them. A span is offered again only if nobody announced it within a deadline; when every
+span has a holder who is no seed, offering is over. With fewer than two downloading peers nothing is
+offered: there is nobody to pass it on to.
 Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 """
 
@@ -21,7 +24,8 @@ from p2phub.core.swarm.spans import SpanPlanner
 from p2phub.digest import Digest, digest
 from p2phub.proto.messages import Run
 
-OFFERS_AHEAD = 4  # spans a peer has to take: the wire stays busy for a round trip and an announcement
+# spans a peer has to take: the wire stays busy for a round trip and an announcement
+OFFERS_AHEAD = 4
 OFFERS_AHEAD_S = 1.0  # and what a fast peer takes in this time
 OFFERS_PER_PEER_MAX = 64
 OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered
@@ -89,7 +93,9 @@ class Offers:
             self._mine = self._others = 0
 
     def on_slot(self, peer: Peer, has_slot: bool) -> None:
-        """A peer got an upload slot of ours, or lost it; without one it could not take what it is offered."""
+        """A peer got an upload slot of ours, or lost it; without one it could not take what it is
+        offered.
+        """
         state = self._peers.get(peer)
         if state is None:
             return
@@ -100,7 +106,10 @@ class Offers:
             state.offered.clear()
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
-        """What a peer holds of a page. One whose first word on every page is "all of it" is a seed."""
+        """What a peer holds of a page.
+
+        One whose first word on every page is "all of it" is a seed.
+        """
         state, number = self._peers.get(peer), self._planner.number_of(page)
         if state is None or number is None:
             return

@@ -1,7 +1,9 @@
-"""Which span next, from a given peer: what a reader waits for, then what the peer offered, then the rarest.
+"""Which span next, from a given peer: what a reader waits for, then what the peer offered, then the
+rarest.
 
-Among equally rare spans chance decides, so that peers who start together fetch different ones and have something to give
-each other. What is picked is set aside (`take`) until it is complete or handed back (`give_back`).
+Among equally rare spans chance decides, so that peers who start together fetch different ones and
+have something to give each other. What is picked is set aside (`take`) until it is complete or
+handed back (`give_back`).
 Source: Legout et al., IMC 2006: rarest first comes close to ideal diversity.
 """
 
@@ -17,7 +19,9 @@ from p2phub.core.swarm.spans import SpanPlanner
 class Picker:
     """The spans that are missing and asked of nobody, in the order of who wants what."""
 
-    def __init__(self, planner: SpanPlanner, availability: Availability, rng: random.Random) -> None:
+    def __init__(
+        self, planner: SpanPlanner, availability: Availability, rng: random.Random
+    ) -> None:
         self._planner = planner
         self._availability = availability
         self._rng = rng
@@ -40,7 +44,9 @@ class Picker:
         self.urgent.pop(span, None)
 
     def pick_urgent(self, holdings: Holdings) -> int | None:
-        """The open span that a reader needs soonest, of those that a peer holds; None: there is none."""
+        """The open span that a reader needs soonest, of those that a peer holds; None: there is
+        none.
+        """
         if not self.urgent:
             return None
         candidates = self.open & holdings.whole
@@ -52,8 +58,8 @@ class Picker:
     ) -> int | None:
         """The open span to ask of a peer next; None: it holds none whole.
 
-        offered: set of spans that the peer asked us to take first. is_offered_only: take no other, unless a reader
-        waits for it.
+        offered: set of spans that the peer asked us to take first. is_offered_only: take no other,
+        unless a reader waits for it.
         """
         candidates = self.open & holdings.whole
         if not candidates:
@@ -72,7 +78,8 @@ class Picker:
     def split_for(self, holdings: Holdings) -> list[int] | None:
         """Where nobody holds a span whole, but this peer a part: make that part a span of its own.
 
-        Returns the spans that are new or changed, to be judged again; None: there is nothing to split.
+        Returns the spans that are new or changed, to be judged again; None: there is nothing to
+        split.
         """
         candidates = self.open & holdings.part
         if not candidates:

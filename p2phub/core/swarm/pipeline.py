@@ -1,9 +1,11 @@
 """One peer's requests: how many at once, how long they may take.
 
-The pipeline holds what the peer can send in one delay and a little more, so that its uplink never waits for us, and no more, so
-that little is lost with it. A peer that lets its deadline pass is snubbed: its spans go to others and it is tried again
-later, with more patience and one request; after SNUBS_MAX in a row it is dropped.
-Source: the bandwidth-delay product; BitTorrent's snubbing (BEP 3), with deadlines from the measured rate.
+The pipeline holds what the peer can send in one delay and a little more, so that its uplink never
+waits for us, and no more, so that little is lost with it. A peer that lets its deadline pass is
+snubbed: its spans go to others and it is tried again later, with more patience and one request;
+after SNUBS_MAX in a row it is dropped.
+Source: the bandwidth-delay product; BitTorrent's snubbing (BEP 3), with deadlines from the measured
+rate.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ TIMEOUT_GAIN = 4.0  # a peer at a quarter of its measured rate isn't late yet
 SNUBS_MAX = 3  # in a row, without one chunk between them
 PAUSE_S = 2.0  # after the first snub or a busy peer's refusal; doubles
 PAUSE_S_MAX = 60.0
-PROMISES_BROKEN_MAX = 32  # spans or chunks announced and then refused: a store under repair has a few
+# spans or chunks announced and then refused: a store under repair has a few
+PROMISES_BROKEN_MAX = 32
 
 
 class RequestState:
@@ -45,7 +48,8 @@ class RequestState:
         self.peer = peer
         self.span = span.index
         self.runs: tuple[Run, ...] = span.runs
-        self.offsets = array("Q", accumulate(span.lengths, initial=0))  # where each chunk begins, and the end
+        # where each chunk begins, and the end
+        self.offsets = array("Q", accumulate(span.lengths, initial=0))
         self.verified_count = 0  # chunks
         self.sent_at = now
 
@@ -68,8 +72,10 @@ class PeerState:
         self.in_flight_bytes = 0
         self.asked: set[int] = set()  # page numbers
         self.offered = 0  # set of spans that it asked us to take first
-        self.offering_until: float | None = None  # it is expected to offer more; what it doesn't offer is for others
-        self.delay_s: float | None = None  # from request to first chunk on an empty pipeline, the least seen
+        # it is expected to offer more; what it doesn't offer is for others
+        self.offering_until: float | None = None
+        # from request to first chunk on an empty pipeline, the least seen
+        self.delay_s: float | None = None
         self.snub_count = 0  # in a row
         self.pause_count = 0  # in a row
         self.promises_broken_count = 0
@@ -107,7 +113,9 @@ class PeerState:
 
     def bytes_wanted(self, now: float) -> float:
         delay_s = DELAY_ASSUMED_S if self.delay_s is None else self.delay_s
-        return min(PIPELINE_GAIN * self.rate(now) * (delay_s + PIPELINE_SLACK_S), PIPELINE_BYTES_MAX)
+        return min(
+            PIPELINE_GAIN * self.rate(now) * (delay_s + PIPELINE_SLACK_S), PIPELINE_BYTES_MAX
+        )
 
     def has_room(self, now: float) -> bool:
         """Whether one more request fits."""
@@ -121,7 +129,9 @@ class PeerState:
     # ---- how long ------------------------------------------------------------------------------
 
     def eta_s(self, size_bytes: int, now: float) -> float:
-        """When `size_bytes` more would be here, behind what is in flight; infinite if its rate isn't known."""
+        """When `size_bytes` more would be here, behind what is in flight; infinite if its rate
+        isn't known.
+        """
         rate = self.rate(now)
         if rate <= 0.0:
             return float("inf")
@@ -145,7 +155,9 @@ class PeerState:
             return None
         oldest = next(iter(self.requests.values()))
         if self._rate_then > 0.0:
-            expected_s = TIMEOUT_GAIN * oldest.remaining_bytes / self._rate_then + (self.delay_s or 0.0)
+            expected_s = TIMEOUT_GAIN * oldest.remaining_bytes / self._rate_then + (
+                self.delay_s or 0.0
+            )
             timeout_s = max(TIMEOUT_S_MIN, expected_s)
         else:
             timeout_s = TIMEOUT_S_UNKNOWN
@@ -188,7 +200,9 @@ class PeerState:
         self.in_flight_bytes -= request.remaining_bytes
 
     def pause(self, now: float, jitter: float) -> None:
-        """Ask nothing for a while: longer each time, by up to half at random (`jitter` from 0 to 1)."""
+        """Ask nothing for a while: longer each time, by up to half at random (`jitter` from 0 to
+        1).
+        """
         pause_s = min(PAUSE_S * (1 << min(self.pause_count, 16)), PAUSE_S_MAX) * (1.0 + jitter / 2)
         self.pause_count += 1
         self.paused_until = now + pause_s

@@ -1,12 +1,17 @@
-"""Spans: what is requested. Consecutive missing chunks of about 256 KiB to 4 MiB, across file borders.
+"""Spans: what is requested.
 
-All pages of a download lie on one *line*, in the order in which they become known: entry i of a page has the line number
-`base + i`. A span is an interval of the line; its chunks are those of the interval that are still missing, so a span
-that was fetched in part names only its rest. Cuts depend on the pages and on what was held at the start alone: peers
-that start alike cut alike, and so hold whole spans of each other's.
+Consecutive missing chunks of about 256 KiB to 4 MiB, across file borders.
 
-A span costs 32 bytes here, so 1 TB (250,000 spans of 4 MiB) costs 8 MB; a page's lengths go when it is complete.
-Source: Mundinger, Weber and Weiss 2008: with 500 pieces and more the pipeline's fill costs below 2 %.
+All pages of a download lie on one *line*, in the order in which they become known: entry i of a
+page has the line number `base + i`. A span is an interval of the line; its chunks are those of the
+interval that are still missing, so a span that was fetched in part names only its rest. Cuts depend
+on the pages and on what was held at the start alone: peers that start alike cut alike, and so hold
+whole spans of each other's.
+
+A span costs 32 bytes here, so 1 TB (250,000 spans of 4 MiB) costs 8 MB; a page's lengths go when it
+is complete.
+Source: Mundinger, Weber and Weiss 2008: with 500 pieces and more the pipeline's fill costs below 2
+%.
 """
 
 from __future__ import annotations
@@ -22,13 +27,16 @@ from p2phub.proto.limits import KIB, MIB, RUNS_PER_SPAN_MAX, SPAN_CHUNKS_MAX
 from p2phub.proto.messages import Run
 
 SPANS_WANTED = 512  # per release, where its size allows: the pipeline's fill then costs below 2 %
-SPAN_BYTES_TARGET_MIN = 256 * KIB  # a request's own cost stays below 1 % of a 100 Mbit/s link's time
+# a request's own cost stays below 1 % of a 100 Mbit/s link's time
+SPAN_BYTES_TARGET_MIN = 256 * KIB
 SPAN_BYTES_TARGET_MAX = 4 * MIB  # what one peer can hold up
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The still missing chunks of one span, as they are requested: chunk number 0 is the first entry of the first run."""
+    """The still missing chunks of one span, as they are requested: chunk number 0 is the first
+    entry of the first run.
+    """
 
     index: int  # within its download
     runs: tuple[Run, ...]  # at most RUNS_PER_SPAN_MAX
@@ -54,7 +62,8 @@ class Page:
         self.digest = digest
         self.base = base  # line number of entry 0
         self.entry_count = len(lengths)
-        self.lengths = lengths  # bytes per entry, 0: not part of the download; empty once the page is complete
+        # bytes per entry, 0: not part of the download; empty once the page is complete
+        self.lengths = lengths
         self.missing = missing  # set of entries
 
     def missing_within(self, start: int, stop: int) -> int:
@@ -125,7 +134,9 @@ class SpanPlanner:
         return list(range(first, len(self)))
 
     def _extend(self, page: Page, start: int, stop: int) -> None:
-        """Take the missing run [start, stop) of the last page into the open span, cutting where it is full."""
+        """Take the missing run [start, stop) of the last page into the open span, cutting where it
+        is full.
+        """
         tail = self._open
         tail.run_count += 1
         for entry in range(start, stop):
@@ -159,7 +170,9 @@ class SpanPlanner:
     # ---- spans ---------------------------------------------------------------------------------
 
     def pieces(self, index: int) -> Sequence[tuple[int, int]]:
-        """What is missing of a span: (page number, set of entries), in order; nothing once it is complete."""
+        """What is missing of a span: (page number, set of entries), in order; nothing once it is
+        complete.
+        """
         start, stop, number = self._starts[index], self._stops[index], self._first_pages[index]
         found = []
         while start < stop:
@@ -200,7 +213,8 @@ class SpanPlanner:
         return found
 
     def split(self, index: int, number: int, start: int, stop: int) -> list[int]:
-        """Cut a span so that entries [start, stop) of a page are a span of their own; the new indexes.
+        """Cut a span so that entries [start, stop) of a page are a span of their own; the new
+        indexes.
 
         The first part keeps the old index.
         """

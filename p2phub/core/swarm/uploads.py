@@ -1,9 +1,10 @@
 """Upload slots: who may request, whose request is sent next. A machine over `now`.
 
 A slot that nobody uses goes to somebody who waits; who doesn't use one waits longer for the next.
-Slots go to those who gave us most in the last seconds; to one more at random, who may prove better (the optimistic slot); and what
-is left to those who got least: a seed, to whom nobody gives, thus serves everybody in turn. With more slots than peers everybody
-has one. Requests are few per peer and few in all; each peer's are served in order, several started ahead of the wire.
+Slots go to those who gave us most in the last seconds; to one more at random, who may prove better
+(the optimistic slot); and what is left to those who got least: a seed, to whom nobody gives, thus
+serves everybody in turn. With more slots than peers everybody has one. Requests are few per peer
+and few in all; each peer's are served in order, several started ahead of the wire.
 Source: BitTorrent (Cohen 2003): reciprocity and the optimistic unchoke.
 """
 
@@ -88,7 +89,10 @@ class Uploads:
     # ---- peers ---------------------------------------------------------------------------------
 
     def on_peer(self, peer: Peer, now: float, *, is_local: bool = False) -> None:
-        """A peer opened a session. It is choked until an action unchokes it: at once if a slot is free."""
+        """A peer opened a session.
+
+        It is choked until an action unchokes it: at once if a slot is free.
+        """
         if peer in self._peers:
             return
         self._peers[peer] = _Peer(peer, self._joined_count, now, is_local)
@@ -126,7 +130,8 @@ class Uploads:
     def on_request(
         self, peer: Peer, request_id: int, runs: tuple[Run, ...], size_bytes: int, now: float
     ) -> None:
-        """A peer requests a span of `size_bytes` that this node holds (reject what it doesn't hold before).
+        """A peer requests a span of `size_bytes` that this node holds (reject what it doesn't hold
+        before).
 
         Raises ProtocolViolation if an id is used for two requests at a time.
         """
@@ -149,7 +154,9 @@ class Uploads:
             return REJECT_CHOKED
         if size_bytes > SPAN_BYTES_MAX:
             return REJECT_TOO_LARGE
-        is_full = len(state.requests) >= REQUESTS_PER_PEER_MAX or self._request_count >= REQUESTS_MAX
+        is_full = (
+            len(state.requests) >= REQUESTS_PER_PEER_MAX or self._request_count >= REQUESTS_MAX
+        )
         return REJECT_BUSY if is_full else None
 
     def on_cancel(self, peer: Peer, request_id: int, now: float) -> None:
@@ -159,7 +166,9 @@ class Uploads:
             self._actions.append(StopUpload(peer, request_id))
 
     def on_upload_done(self, peer: Peer, request_id: int, now: float) -> None:
-        """All chunks of a started request were handed to the channel, or it stopped at one that is not held."""
+        """All chunks of a started request were handed to the channel, or it stopped at one that is
+        not held.
+        """
         self._close(peer, request_id, now)
 
     def _close(self, peer: Peer, request_id: int, now: float) -> _Request | None:

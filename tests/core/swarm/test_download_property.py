@@ -1,4 +1,6 @@
-"""Any order of events: a download loses no span, asks nobody for what they lack, and completes with one honest peer."""
+"""Any order of events: a download loses no span, asks nobody for what they lack, and completes with
+one honest peer.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class DownloadMachine(RuleBasedStateMachine):
     @initialize(
         seed=st.integers(0, 2**32),
         pages=st.lists(
-            st.lists(st.sampled_from([0, 1, 40_000, 150_000, 262_144, 1 << 20]), min_size=1, max_size=24),
+            st.lists(
+                st.sampled_from([0, 1, 40_000, 150_000, 262_144, 1 << 20]), min_size=1, max_size=24
+            ),
             min_size=1,
             max_size=4,
         ),
@@ -327,12 +331,18 @@ class DownloadMachine(RuleBasedStateMachine):
             return
         planner = self.download._planner
         for index in range(len(planner)):
-            chunks = [(planner.pages[n].digest, e) for n, s in planner.pieces(index) for e in bitsets.iterate(s)]
+            chunks = [
+                (planner.pages[n].digest, e)
+                for n, s in planner.pieces(index)
+                for e in bitsets.iterate(s)
+            ]
             holders = sum(
-                bool(chunks) and all(e in pages.get(p, ()) for p, e in chunks) for pages in self.told.values()
+                bool(chunks) and all(e in pages.get(p, ()) for p, e in chunks)
+                for pages in self.told.values()
             )
             if chunks:
-                # What became whole because other chunks arrived is seen when the span is open again.
+                # What became whole because other chunks arrived is seen when the span is open
+                # again.
                 assert self.download._availability.rarity.count(index) <= holders
                 if index not in self.download._requests:
                     assert self.download._availability.rarity.count(index) == holders
@@ -358,7 +368,9 @@ class DownloadMachine(RuleBasedStateMachine):
                 answered.add(page)
                 count = len(self.lengths[page])
                 self.told[HONEST][page] = set(range(count))
-                self.download.on_have(HONEST, page, bitsets.to_wire((1 << count) - 1, count), self.now)
+                self.download.on_have(
+                    HONEST, page, bitsets.to_wire((1 << count) - 1, count), self.now
+                )
                 self.act()
             mine = [key for key in self.requests if key[0] == HONEST]
             if mine:
@@ -366,9 +378,13 @@ class DownloadMachine(RuleBasedStateMachine):
                 self.finish(mine[0])
             else:
                 deadline = self.download.next_deadline()
-                assert self.download.is_complete or deadline is not None, "nothing is asked and nobody waits"
+                assert self.download.is_complete or deadline is not None, (
+                    "nothing is asked and nobody waits"
+                )
                 self.now = max(self.now, deadline or self.now)
-            assert self.now < end, "an honest peer holds everything, and the download does not complete"
+            assert self.now < end, (
+                "an honest peer holds everything, and the download does not complete"
+            )
         self.progress_is_true_and_only_grows()
         assert self.download.statistics(self.now).eta_s == 0.0
 
