@@ -8,7 +8,7 @@ the machine's: this module only tells it what happened and does what it says.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
@@ -45,6 +45,7 @@ from p2phub.node.channels import Channels, IncomingSpan, ReceivingChannel
 from p2phub.node.search import Search
 from p2phub.node.sessions import Session
 from p2phub.node.tasks import open_tasks
+from p2phub.node.watching import PageWatch, Watches
 from p2phub.proto import protocols
 from p2phub.proto.messages import (
     Ask,
@@ -74,8 +75,6 @@ WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hard
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
 OUTBOX_MAX = 4096  # actions waiting for one peer; the machine's own bounds keep it far below
 
-Entries = Sequence[tuple[Digest, Sequence[int]]]  # (page, entries) that are held from now on
-
 
 @dataclass(slots=True)
 class Share:
@@ -99,7 +98,7 @@ class Transfer:
         network: Network,
         store: Store,
         channels: Channels,
-        on_held: Callable[[Entries], None],
+        watches: Watches,
     ) -> None:
         self.swarm = swarm
         self.machine = machine
@@ -108,7 +107,7 @@ class Transfer:
         self._network = network
         self._store = store
         self._channels = channels
-        self._on_held = on_held
+        self.watches = watches
         self._sessions: dict[PeerId, _PeerSession] = {}
         self._changed = trio.Event()
         self._arrived = trio.Event()
@@ -227,7 +226,7 @@ class Transfer:
         self._last_progress_s = trio.current_time()
         self._arrived.set()
         self._arrived = trio.Event()
-        self._on_held(_entries(span.runs, first, stop))
+        self.watches.on_held(_entries(span.runs, first, stop))
 
     def peer_addresses(self, peer: PeerId) -> str:
         return next((s.address or "" for s in self._network.peers() if s.peer == peer), "")
@@ -251,6 +250,8 @@ class _PeerSession:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._session: Session | None = None
+        self._told_send, self._told = trio.open_memory_channel[Message](256)
+        self._watch = PageWatch(transfer.watches, self._told_send.send)  # of what we hold
         self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
 
     def do(self, action: DownloadAction) -> None:
@@ -283,10 +284,13 @@ class _PeerSession:
                 async with open_tasks() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._send, session)
+                    nursery.start_soon(self._tell, session)
+                    nursery.start_soon(self._watch.run)
                     await self._receive(session)
                     nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+                self._watch.close()
                 if self._channel is not None:
                     self._channel.close()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
@@ -306,6 +310,11 @@ class _PeerSession:
                     messages.append(message)
             if messages:
                 await session.send(*messages)
+
+    async def _tell(self, session: Session) -> None:
+        """Send what we hold to a seed that asked."""
+        async for message in self._told:
+            await session.send(message)
 
     async def _prepare(self, action: DownloadAction) -> Message | None:
         match action:
@@ -368,6 +377,8 @@ class _PeerSession:
                     self._machine.on_reject(self._peer, request_id, code, now)
             case Offer(run):
                 self._machine.on_offer(self._peer, run, now)
+            case Ask(pages):
+                self._nursery.start_soon(self._watch.tell, pages)
             case LaneTicket() if self._channel is not None and self._is_widening:
                 self._is_widening = False
                 self._nursery.start_soon(

@@ -32,11 +32,12 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, ProgressSink
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Entries, Transfer
+from p2phub.node.downloads import Transfer
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
+from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
@@ -75,7 +76,7 @@ class Fetching:
         channels: Channels,
         announcing: Announcing,
         rng: random.Random,
-        on_held: Callable[[Entries], None],
+        watches: Watches,
         on_transfer: OnTransfer,
     ) -> None:
         self._network = network
@@ -86,7 +87,7 @@ class Fetching:
         self._channels = channels
         self._announcing = announcing
         self._rng = rng
-        self._on_held = on_held
+        self._watches = watches
         self._on_transfer = on_transfer
         self._busy: dict[Digest, trio.Lock] = {}  # two fetches of one thing take turns
 
@@ -153,7 +154,7 @@ class Fetching:
             network=self._network,
             store=self._store,
             channels=self._channels,
-            on_held=self._on_held,
+            watches=self._watches,
         )
 
     # ---- steps -----------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ from p2phub.node.reading import Reading
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.serving import Serving
 from p2phub.node.tasks import open_tasks
+from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import (
@@ -137,9 +138,12 @@ class Node:
             up_rate_bytes_per_s=settings.up_rate or None,
         )
         self._publishers = Publishers(network, home)
+        self._watches = Watches(store)
         self._document_server = DocumentServer(network, store)
         self._documents = Documents(network, store)
-        self._serving = Serving(network, store, self._channels, rng, slots_count=settings.lanes)
+        self._serving = Serving(
+            network, store, self._channels, self._watches, rng, slots_count=settings.lanes
+        )
         self._announcing = Announcing(network, store, home, rng, policy=settings.announce)
         self._neighbours = Neighbours(
             network,
@@ -158,7 +162,7 @@ class Node:
             channels=self._channels,
             announcing=self._announcing,
             rng=rng,
-            on_held=self._serving.on_held,
+            watches=self._watches,
             on_transfer=self._during_transfer,
         )
         self._reading = Reading(
@@ -168,7 +172,7 @@ class Node:
             resolver=self._resolver,
             channels=self._channels,
             rng=rng,
-            on_held=self._serving.on_held,
+            watches=self._watches,
         )
         self._publishing = Publishing(
             network, store, self._publishers, self._petnames, self._announcing

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from array import array
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,11 +22,12 @@ from p2phub.errors import CorruptChunk, NoSuchFile, NotHeld, UsageError
 from p2phub.net.base import Network
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Entries, Transfer
+from p2phub.node.downloads import Transfer
 from p2phub.node.resolving import Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, load_tree, record_of
+from p2phub.node.watching import Watches
 from p2phub.proto.content import ObjectRecord, Segment, SegmentRef
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord
@@ -62,7 +63,7 @@ class Reading:
         resolver: Resolver,
         channels: Channels,
         rng: random.Random,
-        on_held: Callable[[Entries], None],
+        watches: Watches,
     ) -> None:
         self._network = network
         self._store = store
@@ -70,7 +71,7 @@ class Reading:
         self._resolver = resolver
         self._channels = channels
         self._rng = rng
-        self._on_held = on_held
+        self._watches = watches
 
     @asynccontextmanager
     async def read(
@@ -162,7 +163,7 @@ class Reading:
             network=self._network,
             store=self._store,
             channels=self._channels,
-            on_held=self._on_held,
+            watches=self._watches,
         )
 
     def _missing(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -40,11 +40,12 @@ from p2phub.net.lane_events import (
     SpanUnserved,
 )
 from p2phub.node.channels import Channels, OutgoingSpan, SendingChannel
+from p2phub.node.seeding import Seeding
 from p2phub.node.sessions import REQUESTS_MAX, Session
 from p2phub.node.tasks import open_tasks
+from p2phub.node.watching import PageWatch, Watches
 from p2phub.proto import protocols
 from p2phub.proto.limits import (
-    INDEXES_PER_DELTA_MAX,
     MANIFESTS_PER_PEER_MAX,
     PEERS_PER_EXCHANGE_MAX,
     SPAN_BYTES_MAX,
@@ -73,11 +74,7 @@ from p2phub.store.base import SpanReader, Store
 
 SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
 SESSIONS_MAX = 512  # over all peers
-PAGES_ASKED_MAX = 1 << 16  # pages that one session may watch: half a gigabyte of chunk lists
-DELTA_PERIOD_S = 0.1  # between two words on what is new
 IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
-
-Entries = Iterable[tuple[Digest, Sequence[int]]]
 
 
 class Serving:
@@ -88,38 +85,35 @@ class Serving:
         network: Network,
         store: Store,
         channels: Channels,
+        watches: Watches,
         rng: random.Random,
         *,
         slots_count: int,
     ) -> None:
         self._network = network
         self._store = store
+        self._watches = watches
         self._channels = channels
         self._machine = Uploads(rng, slots_count)
         self._sessions: dict[str, _ServedSession] = {}
         self._numbers = itertools.count()
         self._changed = trio.Event()
-        # look-ups at once: a stranger's questions must not take all threads
-        self._disk = trio.CapacityLimiter(4)
+        self._seeding = Seeding(store, str(network.peer_id), self._say)
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
 
     async def run(self) -> None:
-        """Hand out slots and start uploads until cancelled."""
-        while True:
-            self._changed = trio.Event()
-            for action in self._machine.next_actions(trio.current_time()):
-                self._carry_out(action)
-            due = self._machine.next_deadline()
-            with trio.move_on_at(due if due is not None else trio.current_time() + 10.0):
-                await self._changed.wait()
-
-    def on_held(self, entries: Entries) -> None:
-        """Chunks became available here: tell every session that watches their page."""
-        for page, indexes in entries:
-            for session in self._sessions.values():
-                session.on_held(page, indexes)
+        """Hand out slots, start uploads and make offers until cancelled."""
+        async with open_tasks() as nursery:
+            nursery.start_soon(self._seeding.run)
+            while True:
+                self._changed = trio.Event()
+                for action in self._machine.next_actions(trio.current_time()):
+                    self._carry_out(action)
+                due = self._machine.next_deadline()
+                with trio.move_on_at(due if due is not None else trio.current_time() + 10.0):
+                    await self._changed.wait()
 
     def on_received(self, peer: PeerId, size_bytes: int) -> None:
         """Verified payload came from a peer: reciprocity counts it."""
@@ -146,6 +140,11 @@ class Serving:
         if session is not None:
             session.do(action)
 
+    def _say(self, key: str, message: Message) -> None:
+        session = self._sessions.get(key)
+        if session is not None:
+            session._say(message)
+
     async def _on_stream(self, stream: Stream) -> None:
         if len(self._sessions) >= SESSIONS_MAX:
             await stream.reset()
@@ -158,6 +157,7 @@ class Serving:
         finally:
             del self._sessions[key]
             self._machine.on_peer_gone(key, trio.current_time())
+            self._seeding.on_gone(key)
             self.wake()
 
 
@@ -171,11 +171,10 @@ class _ServedSession:
         self._machine = serving._machine
         self._store = serving._store
         self._readers: dict[int, SpanReader] = {}  # requested, by request id
-        self._watched: set[Digest] = set()
-        self._news: dict[Digest, set[int]] = {}
         self._outbox_send, self._outbox = trio.open_memory_channel[Message](1024)
         self._channel: SendingChannel | None = None
         self._scope = trio.CancelScope()
+        self._watch = PageWatch(serving._watches, self._outbox_send.send)
         self.manifests: set[Digest] = set()
 
     @property
@@ -191,24 +190,23 @@ class _ServedSession:
                 self._serving.wake()
                 async with open_tasks() as nursery:
                     nursery.start_soon(self._send)
-                    nursery.start_soon(self._tell_news)
+                    nursery.start_soon(self._watch.run)
                     await self._receive(nursery)
                     nursery.cancel_scope.cancel()
         finally:
+            self._watch.close()
             if self._channel is not None:
                 self._channel.close()
-
-    def on_held(self, page: Digest, indexes: Sequence[int]) -> None:
-        if page in self._watched:
-            self._news.setdefault(page, set()).update(indexes)
 
     # ---- what the machine says -------------------------------------------------------------------
 
     def do(self, action: UploadAction) -> None:
         match action:
             case SendChoke():
+                self._serving._seeding.on_slot(self._key, False)
                 self._say(Choke())
             case SendUnchoke():
+                self._serving._seeding.on_slot(self._key, True)
                 self._say(Unchoke())
             case SendReject(_, request_id, code):
                 self._readers.pop(request_id, None)
@@ -243,17 +241,6 @@ class _ServedSession:
         async for message in self._outbox:
             await self._session.send(message)
 
-    async def _tell_news(self) -> None:
-        while True:
-            await trio.sleep(DELTA_PERIOD_S)
-            news, self._news = self._news, {}
-            for page, indexes in news.items():
-                ordered = sorted(indexes)
-                for start in range(0, len(ordered), INDEXES_PER_DELTA_MAX):
-                    await self._outbox_send.send(
-                        HaveDelta(page, tuple(ordered[start : start + INDEXES_PER_DELTA_MAX]))
-                    )
-
     # ---- from the peer ---------------------------------------------------------------------------
 
     async def _receive(self, nursery: trio.Nursery) -> None:
@@ -270,8 +257,7 @@ class _ServedSession:
     async def _on_message(self, message: Message, nursery: trio.Nursery) -> None:
         match message:
             case Ask(pages):
-                for page in pages:
-                    await self._tell_held(page)
+                await self._watch.tell(pages)
             case Request(request_id, runs):
                 await self._on_request(request_id, runs)
             case Cancel(request_id):
@@ -289,27 +275,16 @@ class _ServedSession:
                     self._say(self._serving._channels.offer_strand(self._session, self._channel))
             case LaneTicket():
                 nursery.start_soon(self._dial_lane, message)
-            case Have() | HaveDelta():
-                pass  # what a downloader holds matters to offers alone
+            case Have(page, bits):
+                self._serving._seeding.on_have(self._key, page, bits)
+            case HaveDelta(page, indexes):
+                self._serving._seeding.on_have_delta(self._key, page, indexes)
             case Bye():
                 self._scope.cancel()
             case _:
                 raise ProtocolViolation(
                     f"a downloader sent {type(message).__name__}, which only an uploader may"
                 )
-
-    async def _tell_held(self, page: Digest) -> None:
-        if len(self._watched) >= PAGES_ASKED_MAX:
-            raise ProtocolViolation("a session asks about more pages than one may watch")
-        self._watched.add(page)
-        self._news.pop(page, None)
-        try:
-            bits = await trio.to_thread.run_sync(
-                self._store.held, page, limiter=self._serving._disk
-            )
-        except ContentError:
-            bits = None  # those bytes are here and are no page
-        await self._outbox_send.send(Have(page, bits or b""))
 
     async def _on_request(self, request_id: int, runs: tuple[Run, ...]) -> None:
         if request_id in self._readers:
@@ -319,7 +294,7 @@ class _ServedSession:
             return
         try:
             reader = await trio.to_thread.run_sync(
-                self._store.span_reader, runs, limiter=self._serving._disk
+                self._store.span_reader, runs, limiter=self._serving._watches.disk
             )
         except (NotHeld, ContentError):
             self._say(Reject(request_id, REJECT_NOT_HELD))
@@ -339,6 +314,7 @@ class _ServedSession:
             raise ProtocolViolation("a session joined more swarms than one may")
         others = self._serving.members(manifest, but=self.peer)
         self.manifests.add(manifest)
+        self._serving._seeding.on_join(self._key, manifest)
         self._introduce(manifest, [session.peer for session in others])
         for session in others:
             session._introduce(manifest, [self.peer])
@@ -379,6 +355,7 @@ class _ServedSession:
                 sent_to = self._serving.sent_to
                 sent_to[self.peer] = sent_to.get(self.peer, 0) + size_bytes
                 self._machine.on_sent(self._key, size_bytes, now)
+                self._serving._seeding.on_sent(self._key, size_bytes)
             case SpanSent(_, request_id) | SpanUnserved(_, request_id):
                 if self._readers.pop(request_id, None) is not None:
                     self._machine.on_upload_done(self._key, request_id, now)
