@@ -134,10 +134,22 @@ class Download:
         """Entries were verified without this machine: reused from the disk, or fetched by digest."""
         number = self._planner.number_of(page)
         if number is not None:
-            self._mark_held(number, bitsets.from_members(entries))
-            for start, stop in bitsets.runs(bitsets.from_members(entries)):
-                for span in self._planner.spans_within(number, start, stop):
-                    self._settle_if_complete(span)
+            self._on_found(number, bitsets.from_members(entries))
+
+    def _on_found(self, number: int, entries: int) -> int:
+        """Entries (a set) of a page came otherwise than by a request in flight; how many bytes were missing."""
+        fresh_bytes = self._mark_held(number, entries)
+        spans = {
+            span
+            for start, stop in bitsets.runs(entries)
+            for span in self._planner.spans_within(number, start, stop)
+        }
+        for span in sorted(spans):
+            self._settle_if_complete(span)
+            if self._picker.open >> span & 1:
+                self._availability.judge_spans([span])
+                self._wake_all()
+        return fresh_bytes
 
     def want_first(
         self, page: Digest, start: int, stop: int, deadline: float | None = None
@@ -272,15 +284,11 @@ class Download:
         assert chunk_count < len(request.offsets)
         fresh_bytes = 0
         for number, entries in self._entries(request, request.verified_count, chunk_count):
-            fresh_bytes += self._mark_held(number, entries)
+            fresh_bytes += self._on_found(number, entries)
         size_bytes = request.offsets[chunk_count] - request.offsets[request.verified_count]
         request.verified_count = chunk_count
         self._fetched_bytes += fresh_bytes
         self._duplicate_bytes += size_bytes - fresh_bytes
-        self._settle_if_complete(request.span)
-        if self._picker.open >> request.span & 1:
-            self._availability.judge_spans([request.span])
-            self._wake_all()
 
     def on_done(self, peer: Peer, request_id: int, now: float) -> None:
         """All chunks of a request are verified and written."""
@@ -579,8 +587,7 @@ class Download:
             self._picker.settle(request.span)
             self._hedge_counts.pop(request.span, None)
             return
-        if request.verified_count:
-            self._availability.judge_spans([request.span])
+        self._availability.judge_spans([request.span])  # less may be missing: more peers hold its rest
         self._picker.give_back(request.span)
         self._wake_all()
 
