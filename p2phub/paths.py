@@ -181,10 +181,15 @@ class StoreFolder:
         text = name.hex()
         return self.data / text[:2] / text
 
+    def quarantined(self, name: bytes, chunk: int, number: int) -> Path:
+        """Where the wrong bytes of a chunk are set aside."""
+        return self.quarantine / f"{name.hex()}-{chunk}-{number:03}"
+
     def pack(self, number: int) -> Path:
         return self.packs / f"{number:06}.pack"
 
 
+MOUNTS = Path("/proc/self/mountinfo")  # Linux: which file system is mounted where
 PART_FOLDER = ".p2phub-part"  # inside the folder that a fetch writes to; no release may name it
 
 
@@ -257,3 +262,11 @@ class StateFolder:
 def signing_key(folder: Path, purpose: str) -> Path:
     """The file of one private key in a publisher's key folder."""
     return folder / f"{purpose}.pem"
+
+
+TREE_UNDER_WAY = f"{PART_FOLDER}-"  # and a random rest: beside the place a tree shall appear at
+
+
+def tree_under_way(above: Path, rest: str) -> Path:
+    """Where a tree is built that is renamed to its place, in the same folder, once it is whole."""
+    return above / f"{TREE_UNDER_WAY}{rest}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, StoreNewer, TooLarge
-from p2phub.paths import StoreFolder
+from p2phub.paths import MOUNTS, StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord, document_kind
 from p2phub.proto.messages import Run
@@ -370,7 +370,7 @@ def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
                 path=str(folder.root), version=int(number),
             )  # fmt: skip
     try:
-        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        mounts = MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
         mounts = ""  # no such system: SQLite itself refuses WAL where it can't be
     kind = network_file_system(Path(os.path.realpath(folder.root)), mounts)

@@ -348,7 +348,7 @@ class Holdings:
         number = next(self._quarantined)
         if number * CHUNK_BYTES_MAX > QUARANTINE_BYTES_MAX:
             return
-        path = self.folder.quarantine / f"{name.hex()}-{chunk}-{number:03}"
+        path = self.folder.quarantined(name, chunk, number)
         try:
             file = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:

@@ -25,7 +25,7 @@ from p2phub.errors import (
     NotHeld,
     TooLarge,
 )
-from p2phub.paths import PART_FOLDER
+from p2phub.paths import tree_under_way
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord, document_kind
@@ -282,7 +282,7 @@ class MemoryStore:
             if wrong:
                 raise DestinationExists(f"{destination} holds other files", paths=wrong)
             return Placement(destination, {Method.HELD: len(files)}, 0)
-        scratch = destination.parent / f"{PART_FOLDER}-{secrets.token_hex(8)}"
+        scratch = tree_under_way(destination.parent, secrets.token_hex(8))
         try:
             placement = self.place_files(files, scratch)
             for file in files:

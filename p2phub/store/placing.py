@@ -14,7 +14,7 @@ from pathlib import Path
 
 from p2phub.digest import Digest, Sha256, sha256
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
-from p2phub.paths import PART_FOLDER
+from p2phub.paths import PART_FOLDER, TREE_UNDER_WAY, tree_under_way
 from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import Method, ObjectState, Placement
 from p2phub.store.holdings import Holdings
@@ -42,7 +42,7 @@ class Placing:
             return self._accept(files, destination)
         self._check_held(files)
         self._files.make_folder(destination.parent)
-        scratch = self._scratch(destination.parent, f"{PART_FOLDER}-")
+        scratch = self._scratch(destination.parent)
         try:
             placement = Placement(destination)
             with Tree(self._files, scratch) as tree:
@@ -75,7 +75,7 @@ class Placing:
             return Placement(folder, methods, 0)
         self._check_held(left)
         extra = 0
-        hidden = self._scratch(folder / PART_FOLDER, "tree-")
+        hidden = self._scratch(folder / PART_FOLDER)
         try:
             with Tree(self._files, folder) as tree, Tree(self._files, hidden) as scratch:
                 for number, file in enumerate(left):
@@ -110,11 +110,11 @@ class Placing:
                     found.append(file.path)
         return found
 
-    def _scratch(self, above: Path, prefix: str) -> Path:
+    def _scratch(self, above: Path) -> Path:
         """A new name for a tree under way. What a crash left of others there is taken away."""
-        chosen = above / f"{prefix}{secrets.token_hex(8)}"
+        chosen = tree_under_way(above, secrets.token_hex(8))
         self._scratches.add(chosen)
-        for stale in above.glob(f"{prefix}*"):
+        for stale in above.glob(f"{TREE_UNDER_WAY}*"):
             if stale not in self._scratches:
                 remove_tree(stale)
         return chosen
