@@ -2,8 +2,7 @@
 and flags alone.
 
 Reads no file. A key that is not here, a value out of range or of another type is a BadSetting that
-names the setting, so that a
-slip of the pen never runs as a default.
+names the setting, so that a slip of the pen never runs as a default.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class SimulatedPeer:
         self._on_step = on_step
         self._watchers: dict[str, set[Digest]] = {}  # who asked for which pages
         self._gained: dict[Digest, list[int]] = {}  # since the last delta
-        # started, by peer and id
+        # What was started, by peer and id.
         self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
         self._is_awaited = False  # a step is planned
         self._step_at: float | None = None  # a timer is planned

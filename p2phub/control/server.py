@@ -2,9 +2,8 @@
 client goes.
 
 Only processes of the daemon's own user may connect: the socket is 0600 in a folder that is 0700,
-and the kernel's word on the
-other end's user is asked for too. A method that fails unexpectedly ends that request alone, with a
-traceback in the log.
+and the kernel's word on the other end's user is asked for too. A method that fails unexpectedly
+ends that request alone, with a traceback in the log.
 """
 
 from __future__ import annotations

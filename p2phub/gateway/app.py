@@ -2,8 +2,7 @@
 changes any state.
 
 The contract is the Hub's, as its clients use it: routes.py says which paths, hub.py which JSON,
-files.py which headers. Errors
-on /api are never 5xx, and every refusal carries X-Error-Code.
+files.py which headers. Errors on /api are never 5xx, and every refusal carries X-Error-Code.
 """
 
 from __future__ import annotations

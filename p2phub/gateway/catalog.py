@@ -2,10 +2,8 @@
 that stands for it.
 
 The commit is the first 20 bytes of the manifest's name in hex: every node computes the same one,
-and it changes with every
-byte of the release. What a manifest says never changes, so its listing is kept; what a name means
-is asked again after
-NAME_TTL_S.
+and it changes with every byte of the release. What a manifest says never changes, so its listing is
+kept; what a name means is asked again after NAME_TTL_S.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """`resolve`: the head and the bytes of one file, verified chunk by chunk as they come.
 
 The reply begins with the first verified bytes, or after FIRST_BYTES_S without them, since clients
-give up on headers after 10 s
-but wait longer for a body that has begun. Once begun, a failure can only close the connection
-before Content-Length is reached,
-which every client notices.
+give up on headers after 10 s but wait longer for a body that has begun. Once begun, a failure can
+only close the connection before Content-Length is reached, which every client notices.
 """
 
 from __future__ import annotations

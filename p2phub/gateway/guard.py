@@ -1,11 +1,9 @@
 """Who may ask the gateway: tools on this machine, not web pages that happen to be open on it.
 
 A page from elsewhere can make a browser send requests to 127.0.0.1, and by giving its own host name
-the address 127.0.0.1 (DNS
-rebinding) it could read the answers. It cannot choose the Host header, so a name that is not ours
-is refused; and it cannot
-leave out Origin or Sec-Fetch-Site, so a request that says it comes from elsewhere is refused
-whatever else it carries.
+the address 127.0.0.1 (DNS rebinding) it could read the answers. It cannot choose the Host header,
+so a name that is not ours is refused; and it cannot leave out Origin or Sec-Fetch-Site, so a
+request that says it comes from elsewhere is refused whatever else it carries.
 
 Source: CVE-2018-5702 (Transmission), CVE-2024-28224 (Ollama); Fetch Metadata.
 """

@@ -1,8 +1,8 @@
 """A release in the JSON shapes of the Hugging Face Hub. Pure.
 
 Every file is shown as an LFS file, so that clients name and check it by SHA-256; its `oid` is the
-git name of the LFS pointer
-that would stand for it, as on the Hub. Manifests hold no times, so all times are the epoch.
+git name of the LFS pointer that would stand for it, as on the Hub. Manifests hold no times, so all
+times are the epoch.
 
 Source: recorded answers that huggingface_hub 0.30 to 2.4, hf-hub, llama.cpp and datasets accept.
 """

@@ -1,9 +1,8 @@
 """The gateway's socket: hypercorn's HTTP on trio, with bounds that it leaves to others.
 
 hypercorn reads and writes HTTP; here are the port (probed, and told back when it was 0), how many
-connections there may be, how
-long a client may take nothing, and an end that no client can hold up: hypercorn shields each send
-from cancellation.
+connections there may be, how long a client may take nothing, and an end that no client can hold up:
+hypercorn shields each send from cancellation.
 """
 
 from __future__ import annotations

@@ -60,9 +60,8 @@ async def receive_introduction(
     """Read what a peer says of itself. Raises ProtocolViolation, StreamClosed.
 
     remote: where the connection goes; an address at which we reached the peer is its best, and the
-    IP from
-    which it came is joined to its ports, since behind a port mapping it knows only its inner
-    address.
+    IP from which it came is joined to its ports, since behind a port mapping it knows only its
+    inner address.
     """
     data = b""
     while part := await stream.receive(IDENTIFY_BYTES_MAX):

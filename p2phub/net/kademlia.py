@@ -5,8 +5,7 @@ The messages are libp2p's Kademlia; the table, the walk and the records are thos
 p2phub.core.discovery.
 Values are off: nothing but provider records is ever kept for a stranger, and those within bounds.
 libp2p's own service is not used: twelve idle streams of one peer stop it for good, it calls an
-announcement
-done that nobody took, and it answers from what it heard two days ago.
+announcement done that nobody took, and it answers from what it heard two days ago.
 Source: https://github.com/libp2p/specs/blob/master/kad-dht/README.md.
 """
 

@@ -1,8 +1,7 @@
 """The network over libp2p: TCP, Noise and yamux, identify, Kademlia.
 
 Of py-libp2p the identities, the Noise handshake and the messages of identify and Kademlia are used;
-what it
-builds of them is replaced here by parts that are bounded and survive each other's ends.
+what it builds of them is replaced here by parts that are bounded and survive each other's ends.
 """
 
 from __future__ import annotations

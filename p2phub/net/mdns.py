@@ -1,8 +1,7 @@
 """Peers on the same local network, without anyone's help: DNS service discovery over multicast.
 
 Says our peer id and addresses, hears those of others. All of it happens in zeroconf's own threads;
-the
-event loop only ever takes an address out of a bounded queue. What is heard is a hint, as from
+the event loop only ever takes an address out of a bounded queue. What is heard is a hint, as from
 anyone.
 Source: RFC 6762, RFC 6763.
 """

@@ -1,9 +1,8 @@
 """A TCP connection under Noise: the other end's peer id is proven, everything after is encrypted.
 
 The handshake is libp2p's; messages are cut, encrypted and read here, in one piece per 64 KiB, since
-its
-session copies each byte some ten times and leaves half a message behind when a write is cancelled.
-Noise alone is offered: with plaintext anyone is anyone.
+its session copies each byte some ten times and leaves half a message behind when a write is
+cancelled. Noise alone is offered: with plaintext anyone is anyone.
 Source: https://github.com/libp2p/specs/blob/master/noise/README.md.
 """
 
@@ -101,8 +100,7 @@ class SecureChannel:
     """Authenticated and encrypted messages to one peer. One task sends, one receives."""
 
     def __init__(self, wire: Socket, peer: PeerId, cipher: Any) -> None:
-        # cipher: libp2p's read-writer of the finished handshake; only its encrypt and decrypt are
-        # used.
+        # cipher: libp2p's read-writer of the finished handshake, for its encrypt and decrypt alone.
         self.peer = peer
         self._wire = wire
         self._cipher = cipher

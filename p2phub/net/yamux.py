@@ -1,12 +1,9 @@
 """yamux: many streams over one secure channel, with credit enforced at both ends.
 
 Two tasks per connection: the reader never waits for anything but the next message, so two peers
-that
-upload to each other always read each other's credit; the writer alone touches the channel, and what
-it
-has begun it ends, so a cancelled send leaves nothing half written. Everything a peer can make grow
-is
-bounded: streams, unread bytes, frames that we owe it.
+that upload to each other always read each other's credit; the writer alone touches the channel, and
+what it has begun it ends, so a cancelled send leaves nothing half written. Everything a peer can
+make grow is bounded: streams, unread bytes, frames that we owe it.
 libp2p's own multiplexer has none of these three properties, hence this one; on the wire they are
 the same.
 Source: https://github.com/hashicorp/yamux/blob/master/spec.md; go-yamux for the growing window.

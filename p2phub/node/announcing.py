@@ -78,7 +78,7 @@ class Announcing:
         return int(added)
 
     async def announce_release(self, manifest: Digest) -> int:
-        """Announce a manifest that is held, and its whole large files; how many names are new."""
+        """Announce a held manifest and its whole large files; how many names are new."""
         count = self.add(KeyKind.MANIFEST, manifest)
         complete = await trio.to_thread.run_sync(self._complete_objects, manifest)
         for name, size_bytes, sum_sha256 in complete:

@@ -1,7 +1,7 @@
 """What the doors (control socket, gateway) may ask of a node, and the values they get back.
 
-The node implements `NodeApi`; it raises subclasses of
-P2phubError only; anything else is a bug. No value here holds payload bytes except `ReadBytes`.
+The node implements `NodeApi`; it raises subclasses of P2phubError only; anything else is a bug. No
+value here holds payload bytes except `ReadBytes`.
 
 All methods run in the node's trio thread and may be cancelled at any await: what was verified
 stays, nothing is half-written.
@@ -368,8 +368,7 @@ class NodeApi(Protocol):
         fetch.
 
         Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled,
-        DigestMismatch, StoreFull,
-        DestinationExists, HostilePath, MalformedDocument.
+        DigestMismatch, StoreFull, DestinationExists, HostilePath, MalformedDocument.
         """
         ...
 
@@ -402,9 +401,8 @@ class NodeApi(Protocol):
         path: None where the reference names a single file. stop: None for the end; beyond the end
         is the end.
         Entering resolves the name and raises what `show` raises, and NoSuchFile for a path that is
-        not there; it waits
-        for no payload. Iterating raises NoProvider or TransferStalled. Leaving stops what is
-        fetched for this reader alone.
+        not there; it waits for no payload. Iterating raises NoProvider or TransferStalled. Leaving
+        stops what is fetched for this reader alone.
         """
         ...
 

@@ -278,7 +278,7 @@ class _Gathering:
                     await self._requeued.wait()
                 if not slow.cancelled_caught:
                     continue
-                # a slow peer must not hold up all
+                # A slow peer must not hold up all.
                 batch = list(self._left - lacking)[:BATCH_DIGESTS]
             answers: dict[Digest, bytes | None] = {}
             try:

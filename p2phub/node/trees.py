@@ -122,7 +122,7 @@ def page_lengths(
     An entry of length 0 is not part of the selection. Blocks on the disk; documents must be held.
     Raises NotHeld.
     """
-    # pages and chunks already in the plan: equal files are fetched once
+    # Pages and chunks already in the plan: equal files are fetched once.
     listed: set[Digest] = set()
     chosen = {file.path for file in files}
     for reference, page in zip(

@@ -1,15 +1,13 @@
 """What p2phub needs from a disk: verified chunks in, verified chunks out, files whole at the end.
 
 The node, the gateway and the tests write against this page alone. `p2phub.store.disk.DiskStore`
-keeps
-everything below one folder; `p2phub.store.memory.MemoryStore` keeps it in memory. Both pass one
-contract suite.
+keeps everything below one folder; `p2phub.store.memory.MemoryStore` keeps it in memory. Both pass
+one contract suite.
 
 Words. A chunk is *written* when its bytes were verified and handed to the operating system, and
-*durable* when a crash
-can no longer take it back. Both may be read; only durable chunks are told to others (`held`). An
-object is *usable* chunk by
-chunk as they arrive, and *complete* only after the SHA-256 of the whole file was recomputed here.
+*durable* when a crash can no longer take it back. Both may be read; only durable chunks are told to
+others (`held`). An object is *usable* chunk by chunk as they arrive, and *complete* only after the
+SHA-256 of the whole file was recomputed here.
 
 All calls are synchronous, may block on the disk and may come from any thread at once. All digests
 are 32 bytes of BLAKE3.
@@ -165,8 +163,8 @@ class SpanReader(Protocol):
         into: writable, as many bytes as those chunks have. Its content means nothing if this
         raises.
         Raises NotHeld if one of them is not held any more; CorruptChunk if the disk gave other
-        bytes than
-        were written: the chunk was cleared, its bytes set aside, and it is missing from now on.
+        bytes than were written: the chunk was cleared, its bytes set aside, and it is missing from
+        now on.
         """
 
 
@@ -237,11 +235,9 @@ class Store(Protocol):
         """A place for the chunks of `runs` in order.
 
         Pages must be held. Chunks listed by a segment go into every open part with that segment
-        (`open_part` first);
-        chunks listed by another page go into packs. A file page does not state the length of an
-        object record:
-        fetch those by digest and `put` them. Raises NotHeld where a page, a length or a part is
-        lacking.
+        (`open_part` first); chunks listed by another page go into packs. A file page does not state
+        the length of an object record: fetch those by digest and `put` them.
+        Raises NotHeld where a page, a length or a part is lacking.
         """
 
     # ---- objects ---------------------------------------------------------------------------------
@@ -251,10 +247,9 @@ class Store(Protocol):
         come later.
 
         folder: the result's folder (`fetch -o`): the part lies in it, hidden, so that no byte is
-        ever written twice. Without
-        it the part lies in the store. Does nothing if a part is open or the object is complete;
-        resumes where a part was
-        left. Raises NotHeld (record), StoreFull before anything was written.
+        ever written twice. Without it the part lies in the store. Does nothing if a part is open or
+        the object is complete; resumes where a part was left. Raises NotHeld (record), StoreFull
+        before anything was written.
         """
 
     def reuse(self, object: Digest) -> int:
@@ -272,23 +267,20 @@ class Store(Protocol):
         """Make all that was written durable; what became so, as (page, indexes of type code "I").
 
         Data is synced first, then the index in one transaction. Raises StoreFull or StoreFailed if
-        a sync fails: what
-        was written since the last checkpoint to that file is missing again and will be asked for
-        again.
+        a sync fails: what was written since the last checkpoint to that file is missing again and
+        will be asked for again.
         """
 
     def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
         """Turn a part with all its chunks into a whole file: recompute the SHA-256, sync, rename.
 
         place: the file's final place. It is the user's from then on and used where it lies
-        (Method.ADOPTED); an equal file
-        that is there already is accepted. Without it the file goes to the store's own data, read-
-        only.
+        (Method.ADOPTED); an equal file that is there already is accepted. Without it the file goes
+        to the store's own data, read-only.
         A complete object is laid out at `place` as by `place_files`. Raises NotHeld if chunks are
-        missing, DigestMismatch (the
-        manifest is at fault; facts: object, sha256, got): its chunks stay readable, it is never
-        complete; CorruptChunk if
-        the disk lost bytes: ask again for what is missing; DestinationExists.
+        missing, DigestMismatch (the manifest is at fault; facts: object, sha256, got): its chunks
+        stay readable, it is never complete; CorruptChunk if the disk lost bytes: ask again for what
+        is missing; DestinationExists.
         """
 
     def status(self, object: Digest) -> ObjectStatus | None:
@@ -313,9 +305,8 @@ class Store(Protocol):
         can, else in place.
 
         documents: object records, segments, file pages and the manifest root, unless `put` before.
-        All is durable on
-        return. An object that is held already costs nothing. Raises FileChanged if a file is not as
-        its stamp says.
+        All is durable on return. An object that is held already costs nothing. Raises FileChanged
+        if a file is not as its stamp says.
         """
 
     def withdrawn(self) -> list[Withdrawn]:
@@ -331,18 +322,16 @@ class Store(Protocol):
         """A read-only tree of complete files at `destination`, which appears whole or not at all.
 
         Reflink, else hardlink to the store's own data, else copy. A tree of the same files that is
-        there already is
-        accepted. Raises DestinationExists if anything else is there, NotHeld if a file is not
-        complete.
+        there already is accepted. Raises DestinationExists if anything else is there, NotHeld if a
+        file is not complete.
         """
 
     def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
         """The user's own copies of complete files in `folder` (`fetch -o`), which may exist.
 
         Files that `finish` placed there stay as they are; the others are made by reflink or copy,
-        small ones are then used in
-        place. Nothing is overwritten: an equal file is accepted, another one raises
-        DestinationExists before any is written.
+        small ones are then used in place. Nothing is overwritten: an equal file is accepted,
+        another one raises DestinationExists before any is written.
         """
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:

@@ -138,8 +138,8 @@ class Floor:
         """Remember verified statements, in one durable transaction.
 
         Raises RollbackRefused, changing nothing, if one is below the floor. Under other keys than
-        the floor's a role begins
-        anew: that is how a publisher recovers from a thief who ran the version numbers up.
+        the floor's a role begins anew: that is how a publisher recovers from a thief who ran the
+        version numbers up.
         Source: TUF specification 5.3.11, fast-forward attacks.
         """
         moment = now.timestamp()

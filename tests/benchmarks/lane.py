@@ -1,4 +1,4 @@
-"""Lanes alone: two processes, chunks verified by BLAKE3 at both ends, from the page cache to disk."""
+"""Lanes alone: two processes, chunks verified at both ends, from the page cache to disk."""
 
 from __future__ import annotations
 

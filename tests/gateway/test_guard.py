@@ -136,7 +136,8 @@ async def test_two_lengths_do_not_smuggle_a_second_request() -> None:
     async with serving(MemoryNode(World())) as served:
         answer = await served.send_raw(
             b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"
         )
     assert b"p2phub_" not in answer
     assert answer.count(b"HTTP/1.1 200") == 0

@@ -99,12 +99,14 @@ async def test_the_library_lists_reads_parts_and_names_what_is_missing(tmp_path:
     script = """
 import json
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 api, found = HfApi(), {}
 found["files"] = sorted(api.list_repo_files("lab/tiny"))
-found["sizes"] = {i.path: i.size for i in api.get_paths_info("lab/tiny", ["config.json", "weights"]) if hasattr(i, "size")}
+found_paths = api.get_paths_info("lab/tiny", ["config.json", "weights"])
+found["sizes"] = {i.path: i.size for i in found_paths if hasattr(i, "size")}
 found["refs"] = [tag.name for tag in api.list_repo_refs("lab/tiny").tags]
-found["exists"] = [api.file_exists("lab/tiny", "config.json"), api.file_exists("lab/tiny", "absent")]
+found["exists"] = [api.file_exists("lab/tiny", name) for name in ("config.json", "absent")]
 found["glob"] = HfFileSystem().glob("lab/tiny/**/*.safetensors")
 with HfFileSystem().open("lab/tiny/weights/model.safetensors", "rb") as file:
     file.seek(200_000)
@@ -123,7 +125,10 @@ print(json.dumps(found))
     async with serving(await following(world)) as served:
         found = json.loads(await run(served, tmp_path / "cache", sys.executable, "-c", script))
     assert found == {
-        "files": ["README.md", "config.json", "empty.txt", "weights/extra/más 1.bin", "weights/model.safetensors"],
+        "files": [
+            "README.md", "config.json", "empty.txt", "weights/extra/más 1.bin",
+            "weights/model.safetensors",
+        ],
         "sizes": {"config.json": 22},
         "refs": ["1.0"],
         "exists": [True, False],

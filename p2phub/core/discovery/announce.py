@@ -26,7 +26,7 @@ OBJECT_BYTES_MIN = 8 * MIB  # smaller files are found with their release
 NAMES_MAX = 100_000  # 400,000 keys: 200 MB; at 5 keys a second just republished in 22 h
 CHUNK_NAMES_MAX = 10_000  # of these, chunks: the budget of the policy "chunks"
 
-# that an unmodified receiver takes in its window, before it resets the sender
+# What an unmodified receiver takes in its window; then it resets the sender.
 RECORDS_PER_SENDER_MAX = 10
 RECORDS_WINDOW_S = 10.0
 PACE_PER_S_MIN = 0.8 * RECORDS_PER_SENDER_MAX / RECORDS_WINDOW_S  # a fifth below that limit
@@ -112,7 +112,7 @@ class AnnounceQueue:
         self._chunk_count = 0
         self._order = count()
         self._sequence = count()  # makes heap rows unequal
-        # by due time; rows of changed keys are stale
+        # By due time; rows of changed keys are stale.
         self._waiting: list[tuple[float, int, _Key]] = []
         self._ready: list[tuple[tuple[int, ...], int, _Key]] = []  # due keys, by rank
         self._in_flight_count = 0
@@ -187,7 +187,7 @@ class AnnounceQueue:
             known.provider_count = count
 
     def on_network(self, now: float) -> None:
-        """The network is back, or is another one: what failed is tried at once, at the usual pace."""
+        """The network is back, or is another one: what failed is tried now, at the usual pace."""
         for name in self._names.values():
             for key in name.keys:
                 if key.failure_count and not key.is_in_flight and key.due > now:

@@ -43,7 +43,8 @@ class Provider:
 
 class _Entry:
     __slots__ = (
-        "addresses", "failure_count", "is_probing", "is_proven", "order", "peer", "retry_at", "source", "subnet",
+        "addresses", "failure_count", "is_probing", "is_proven", "order", "peer", "retry_at",
+        "source", "subnet",
     )  # fmt: skip
 
     def __init__(self, peer: str, source: Source, subnet: str | None, order: int) -> None:
@@ -67,7 +68,7 @@ class Providers:
         self._told_count = 0
 
     def add(self, peer: str, addresses: Sequence[str], source: Source) -> bool:
-        """Somebody says that `peer` holds it; False if there is no room for it, or it lied before."""
+        """Somebody says that `peer` holds it; False if there is no room, or it lied before."""
         if peer in self._refused:
             return False
         entry = self._entries.get(peer)

@@ -1,8 +1,8 @@
 """Provider records that this node keeps for others: who says that it holds a key.
 
 Bounded per key, per sender and in all. The first providers of a key stay, so that nobody is pushed
-out
-by later ones; a full store takes from the sender that has most, so that nobody can fill it alone.
+out by later ones; a full store takes from the sender that has most, so that nobody can fill it
+alone.
 """
 
 from __future__ import annotations

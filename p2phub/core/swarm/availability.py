@@ -23,8 +23,7 @@ class Holdings:
     __slots__ = ("pages", "part", "whole")
 
     def __init__(self) -> None:
-        # page number -> set of entries; only pages not complete here
-        self.pages: dict[int, int] = {}
+        self.pages: dict[int, int] = {}  # page number -> set of entries; no complete pages
         self.whole = 0  # set of spans
         self.part = 0  # set of spans held in part, disjoint from whole
 

@@ -14,8 +14,7 @@ from p2phub.core.swarm.actions import Peer
 
 BURST_S = 0.08  # of a rate that may be saved up: four intervals, so that a late call loses nothing
 GRANT_INTERVAL_S = 0.02  # between two calls of `grant`
-# peers with a bucket of their own; idle ones are forgotten with their session
-PEER_LIMITS_MAX = 4096
+PEER_LIMITS_MAX = 4096  # peers with a bucket of their own; an idle one goes with its session
 
 
 class _Bucket:

@@ -24,8 +24,7 @@ from p2phub.core.swarm.spans import SpanPlanner
 from p2phub.digest import Digest, digest
 from p2phub.proto.messages import Run
 
-# spans a peer has to take: the wire stays busy for a round trip and an announcement
-OFFERS_AHEAD = 4
+OFFERS_AHEAD = 4  # spans a peer has to take: enough for a round trip and an announcement
 OFFERS_AHEAD_S = 1.0  # and what a fast peer takes in this time
 OFFERS_PER_PEER_MAX = 64
 OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered

@@ -34,8 +34,7 @@ TIMEOUT_GAIN = 4.0  # a peer at a quarter of its measured rate isn't late yet
 SNUBS_MAX = 3  # in a row, without one chunk between them
 PAUSE_S = 2.0  # after the first snub or a busy peer's refusal; doubles
 PAUSE_S_MAX = 60.0
-# spans or chunks announced and then refused: a store under repair has a few
-PROMISES_BROKEN_MAX = 32
+PROMISES_BROKEN_MAX = 32  # announced, then refused: a store under repair has a few
 
 
 class RequestState:
@@ -48,7 +47,7 @@ class RequestState:
         self.peer = peer
         self.span = span.index
         self.runs: tuple[Run, ...] = span.runs
-        # where each chunk begins, and the end
+        # Where each chunk begins, and the end.
         self.offsets = array("Q", accumulate(span.lengths, initial=0))
         self.verified_count = 0  # chunks
         self.sent_at = now
@@ -72,10 +71,9 @@ class PeerState:
         self.in_flight_bytes = 0
         self.asked: set[int] = set()  # page numbers
         self.offered = 0  # set of spans that it asked us to take first
-        # it is expected to offer more; what it doesn't offer is for others
+        # Until then it is expected to offer more; what it doesn't offer is for others.
         self.offering_until: float | None = None
-        # from request to first chunk on an empty pipeline, the least seen
-        self.delay_s: float | None = None
+        self.delay_s: float | None = None  # from request to first chunk on an empty pipeline
         self.snub_count = 0  # in a row
         self.pause_count = 0  # in a row
         self.promises_broken_count = 0

@@ -27,8 +27,7 @@ from p2phub.proto.limits import KIB, MIB, RUNS_PER_SPAN_MAX, SPAN_CHUNKS_MAX
 from p2phub.proto.messages import Run
 
 SPANS_WANTED = 512  # per release, where its size allows: the pipeline's fill then costs below 2 %
-# a request's own cost stays below 1 % of a 100 Mbit/s link's time
-SPAN_BYTES_TARGET_MIN = 256 * KIB
+SPAN_BYTES_TARGET_MIN = 256 * KIB  # a request then costs below 1 % of 100 Mbit/s
 SPAN_BYTES_TARGET_MAX = 4 * MIB  # what one peer can hold up
 
 
@@ -62,7 +61,7 @@ class Page:
         self.digest = digest
         self.base = base  # line number of entry 0
         self.entry_count = len(lengths)
-        # bytes per entry, 0: not part of the download; empty once the page is complete
+        # Bytes per entry; 0: not part of the download. Empty once the page is complete.
         self.lengths = lengths
         self.missing = missing  # set of entries
 
@@ -203,7 +202,7 @@ class SpanPlanner:
         return Span(index, tuple(runs), lengths, sum(lengths))
 
     def spans_within(self, number: int, start: int, stop: int) -> Sequence[int]:
-        """Indexes of the spans that have entries of [start, stop) of a page, in order of the line."""
+        """Indexes of the spans with entries of [start, stop) of a page, in order of the line."""
         base = self.pages[number].base
         first = max(bisect_right(self._line, base + start) - 1, 0)
         last = bisect_left(self._line, base + stop)

@@ -51,8 +51,8 @@ class _Request:
 
 class _Peer:
     __slots__ = (
-        "eligible_at", "idle_since", "is_local", "is_unchoked", "order", "peer", "received", "requests", "sent", "started_bytes", "started_count",
-        "unused_count",
+        "eligible_at", "idle_since", "is_local", "is_unchoked", "order", "peer", "received",
+        "requests", "sent", "started_bytes", "started_count", "unused_count",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, order: int, now: float, is_local: bool) -> None:
