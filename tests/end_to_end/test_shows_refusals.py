@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +36,7 @@ from p2phub.proto.limits import MIB
 from p2phub.proto.manifest import FilePage, FileRecord, Manifest, page_ref
 from p2phub.store.disk import DiskStore
 from tests.end_to_end.daemons import Daemon, Daemons, Outcome, daemons, write_files
+from tests.sources import ROOT
 
 SEED = 3
 
@@ -120,34 +123,41 @@ def test_a_publisher_whom_nobody_knows_is_named(world: World) -> None:
 class Impostor:
     """A peer that says it is the publisher, and somebody who knows no other peer."""
 
-    daemon: Daemon
-    served: Path  # what it holds of the publisher's metadata
+    served: Path  # what it has of the publisher's metadata
     genuine: Path
     victim: Daemon
     reference: str
 
     def forge(self, change: Callable[[Path], None]) -> Outcome:
         """A fetch from the impostor after `change` of what it serves."""
-        shutil.rmtree(self.served)
-        shutil.copytree(self.genuine, self.served, symlinks=True)
-        change(self.served / "current")
+        for path in self.genuine.glob("*.json"):
+            shutil.copy(path, self.served)
+        change(self.served)
         return self.victim.run("fetch", self.reference, "--json")
 
 
 @pytest.fixture(scope="module")
 def impostor(world: World) -> Iterator[Impostor]:
-    daemon = world.all.make("impostor")
-    daemon.home.mkdir(mode=0o700)
-    genuine = Home(world.publisher.home)
-    shutil.copytree(genuine.trust, Home(daemon.home).trust, symlinks=True)
-    daemon.start()
-    yield Impostor(
-        daemon,
-        Home(daemon.home).followed(world.publisher_id),
-        genuine.followed(world.publisher_id),
-        world.all.start("victim"),
-        f"p2phub://{world.publisher_id}/good?peer={daemon.address}",
+    victim = world.all.start("victim")
+    served = world.all.folder / "served"
+    served.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.end_to_end.impostor", str(served)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
+    try:
+        assert process.stdout is not None
+        yield Impostor(
+            served,
+            Home(world.publisher.home).publisher(world.publisher_id),
+            victim,
+            f"p2phub://{world.publisher_id}/good?peer={process.stdout.readline().strip()}",
+        )
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_metadata_that_other_keys_signed_is_refused(impostor: Impostor) -> None:
@@ -163,7 +173,7 @@ def test_metadata_that_other_keys_signed_is_refused(impostor: Impostor) -> None:
 
 def test_a_tampered_targets_file_is_refused(impostor: Impostor) -> None:
     def tamper(folder: Path) -> None:
-        path = folder / "good.json"
+        path = folder / "1.good.json"
         path.write_text(path.read_text().replace("model", "madel"))
 
     assert_refused(impostor.forge(tamper), TamperedMetadata)
