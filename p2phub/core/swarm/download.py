@@ -40,8 +40,12 @@ PAGES_WATCHED_MAX = 1024  # per peer: 1 MiB of have-bits; the next are asked abo
 HEDGE_GAIN = 2.0  # less would pay more duplicates than time saved
 HEDGE_CHECK_S = 0.1  # how often idle peers in the endgame look for slower ones' spans
 HEDGES_PER_SPAN_MAX = 4  # a span that changes hands more often is not the peers' fault
-OFFER_PATIENCE_S = 2.0  # after an offer: until then what a seed does not offer us it sends to others first
-LATE_REQUESTS_MAX = 256  # closed requests that chunks may still come from: more than are cancelled at once
+OFFER_PATIENCE_S = (
+    2.0  # after an offer: until then what a seed does not offer us it sends to others first
+)
+LATE_REQUESTS_MAX = (
+    256  # closed requests that chunks may still come from: more than are cancelled at once
+)
 RATE_WINDOW_S = 5.0  # of what is shown
 LIARS_MAX = 1024  # remembered; the oldest is forgotten first
 
@@ -55,7 +59,9 @@ class PeerFacts:
     is_choked: bool  # it gives us no slot now
     is_snubbed: bool  # it was silent and is tried again later
     rate_bytes_per_s: float  # verified, over the time with requests in flight
-    delay_s: float | None  # from request to first chunk when nothing was queued; None: not measured yet
+    delay_s: (
+        float | None
+    )  # from request to first chunk when nothing was queued; None: not measured yet
     verified_bytes: int
     spans_held_count: int
     requests_count: int  # in flight
@@ -98,11 +104,17 @@ class Download:
         self._picker = Picker(self._planner, self._availability, rng)
         self._peers: dict[Peer, PeerState] = {}
         self._joined = count()
-        self._requests: dict[int, list[RequestState]] = {}  # span -> who is asked for it, first first
-        self._late: dict[tuple[Peer, int], RequestState] = {}  # closed before they were done, oldest first
+        self._requests: dict[
+            int, list[RequestState]
+        ] = {}  # span -> who is asked for it, first first
+        self._late: dict[
+            tuple[Peer, int], RequestState
+        ] = {}  # closed before they were done, oldest first
         self._hedge_counts: dict[int, int] = {}  # span -> times it was hedged
         self._to_ask: dict[Peer, None] = {}  # peers that may be asked about more pages
-        self._hungry: dict[Peer, None] = {}  # peers that may find a span to take since they last looked
+        self._hungry: dict[
+            Peer, None
+        ] = {}  # peers that may find a span to take since they last looked
         self._actions: list[DownloadAction] = []
         self._liars: dict[Peer, None] = {}
         self._fetched_bytes = 0
@@ -171,7 +183,9 @@ class Download:
 
     def _on_spans(self, spans: list[int]) -> None:
         for span in spans:
-            if not self._planner.is_span_complete(span):  # else the disk had it while it was being cut
+            if not self._planner.is_span_complete(
+                span
+            ):  # else the disk had it while it was being cut
                 self._picker.give_back(span)
         if spans:
             self._availability.judge_spans(spans)
@@ -297,7 +311,9 @@ class Download:
             return
         self.on_progress(peer, request_id, len(request.offsets) - 1, now)
         if self._find(peer, request_id) is not None:
-            self._close(request)  # a span of more runs than a request may have: its rest is asked next
+            self._close(
+                request
+            )  # a span of more runs than a request may have: its rest is asked next
 
     def on_stopped(self, peer: Peer, request_id: int, first_missing: int, now: float) -> None:
         """The peer lacks chunk `first_missing` of a request after all, and sends no more of it."""
@@ -305,9 +321,7 @@ class Download:
         if request is None:
             return
         for number, entries in self._entries(request, first_missing, first_missing + 1):
-            self._availability.remove_entry(
-                request.peer.holdings, number, bitsets.lowest(entries)
-            )
+            self._availability.remove_entry(request.peer.holdings, number, bitsets.lowest(entries))
         self._close(request)
         self._on_promise_broken(request.peer)
 
@@ -491,7 +505,9 @@ class Download:
             holder = requests[0]
             deadline = self._picker.urgent[span]
             is_late = now >= deadline or now + holder.peer.request_eta_s(holder, now) > deadline
-            is_faster = HEDGE_GAIN * best.eta_s(left_bytes, now) < holder.peer.request_eta_s(holder, now)
+            is_faster = HEDGE_GAIN * best.eta_s(left_bytes, now) < holder.peer.request_eta_s(
+                holder, now
+            )
             if is_late and is_faster:
                 self._hedge(holder, best, now)
             else:
@@ -587,7 +603,9 @@ class Download:
             self._picker.settle(request.span)
             self._hedge_counts.pop(request.span, None)
             return
-        self._availability.judge_spans([request.span])  # less may be missing: more peers hold its rest
+        self._availability.judge_spans(
+            [request.span]
+        )  # less may be missing: more peers hold its rest
         self._picker.give_back(request.span)
         self._wake_all()
 

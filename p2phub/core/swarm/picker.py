@@ -103,5 +103,10 @@ class Picker:
                     self.urgent[span] = self.urgent[index]
                 if self.first >> index & 1:
                     self.first |= 1 << span
+            for span in (index, *new):
+                if self._planner.is_span_complete(
+                    span
+                ):  # a cut may leave a part that was fetched already
+                    self.settle(span)
             return [index, *new]
         raise AssertionError("a span held in part has an entry that is held")

@@ -1,0 +1,87 @@
+"""Super-seeding: each span is offered once, shared among seeds, until all have a holder who is no seed."""
+
+from __future__ import annotations
+
+from p2phub.core.swarm import bitsets
+from p2phub.core.swarm.offers import OFFER_DEADLINE_S, OFFERS_AHEAD, Offers
+from p2phub.proto.limits import MIB
+
+PAGE = b"p" * 32
+COUNT = 64
+FULL = bitsets.to_wire(bitsets.interval(0, COUNT), COUNT)
+NONE = bytes(COUNT // 8)
+
+
+def seed(name: str = "seed", takers: int = 3, others: tuple[str, ...] = ()) -> Offers:
+    offers = Offers(name, COUNT * MIB)
+    offers.on_page(PAGE, [MIB] * COUNT)
+    offers.on_pages_complete()
+    for other in others:
+        offers.on_peer(other, 0.0)
+        offers.on_have(other, PAGE, FULL, 0.0)
+    for number in range(takers):
+        offers.on_peer(f"p{number}", 0.0)
+        offers.on_have(f"p{number}", PAGE, NONE, 0.0)
+        offers.on_slot(f"p{number}", True)
+    return offers
+
+
+def test_no_span_is_offered_twice_and_each_peer_gets_some() -> None:
+    actions = seed().next_actions(0.0)
+    entries = [action.run.start for action in actions]
+    assert len(entries) == len(set(entries)) == 3 * OFFERS_AHEAD
+    assert {action.peer for action in actions} == {"p0", "p1", "p2"}
+
+
+def test_a_single_peer_is_offered_nothing() -> None:
+    assert seed(takers=1).next_actions(0.0) == []
+
+
+def test_a_peer_without_a_slot_is_offered_nothing() -> None:
+    offers = seed()
+    offers.on_slot("p1", False)
+    assert "p1" not in {action.peer for action in offers.next_actions(0.0)}
+
+
+def test_an_announced_span_makes_room_for_the_next_offer() -> None:
+    offers = seed()
+    first = [action.run.start for action in offers.next_actions(0.0) if action.peer == "p0"]
+    assert offers.next_actions(0.1) == []
+    offers.on_have_delta("p0", PAGE, first[:1], 0.2)
+    assert [action.peer for action in offers.next_actions(0.2)] == ["p0"]
+
+
+def test_an_offer_nobody_announced_is_repeated_after_the_deadline_only() -> None:
+    offers = seed(takers=2)
+    first = {action.run.start for action in offers.next_actions(0.0)}
+    assert offers.next_deadline() == OFFER_DEADLINE_S
+    assert not {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S - 1)} & first
+    again = {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S)}
+    assert again and again <= first | set(range(COUNT))
+
+
+def test_seeds_share_the_spans_without_a_word() -> None:
+    one = seed("a", others=("b",))
+    two = seed("b", others=("a",))
+    first = {action.run.start for action in one.next_actions(0.0)}
+    second = {action.run.start for action in two.next_actions(0.0)}
+    assert first and second and not first & second
+
+
+def test_offering_is_over_when_every_span_has_a_holder_who_is_no_seed() -> None:
+    offers = seed(others=("other seed",))
+    assert not offers.is_over
+    offers.on_have_delta("p0", PAGE, range(0, 40), 1.0)
+    offers.on_have_delta("p1", PAGE, range(40, COUNT), 1.0)
+    assert offers.is_over and offers.spread_count == COUNT
+    assert offers.next_actions(1.0) == []
+    offers.on_peer_gone("p1", 2.0)
+    assert not offers.is_over
+
+
+def test_what_a_stranger_says_of_unknown_pages_is_ignored() -> None:
+    offers = seed()
+    offers.on_have("p0", b"x" * 32, FULL, 0.0)
+    offers.on_have("stranger", PAGE, FULL, 0.0)
+    offers.on_have_delta("p0", PAGE, [COUNT, 70_000], 0.0)
+    assert offers.spread_count == 0

@@ -1,0 +1,58 @@
+"""The daemon's machines over modelled links: complete, near the bound, and the same again for the same seed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from p2phub.proto.limits import MIB
+from simulations.__main__ import main
+from simulations.scenarios import Setting, simulate
+
+SMALL = 16 * MIB
+SEEDS = range(10)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_flash_crowd_ends_near_the_bound_with_little_more_than_one_copy(seed: int) -> None:
+    report = simulate("flash_crowd", Setting(peers_count=6, seed=seed, size_bytes=2 * SMALL))
+    assert report.completed_count == 6
+    assert report.ratio <= 1.3
+    assert report.seed_copies <= 1.1
+    assert report.duplicate_share <= 0.02
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_liar_is_dropped_after_its_first_bad_chunk_by_everybody(seed: int) -> None:
+    setting = Setting(peers_count=4, seed=seed, size_bytes=SMALL)
+    report = simulate("liar", setting)
+    assert report.completed_count == 4
+    assert 0 < report.liars_dropped_count <= 4
+    lost_bytes = report.duplicate_share * 4 * SMALL
+    # Rule: the first bad chunk ends it; what was already under way to each peer is at most a pipeline's start.
+    assert lost_bytes <= 4 * 4 * setting.chunk_bytes
+
+
+@pytest.mark.parametrize("scenario", ["cold_start", "silent_seed", "free_rider"])
+def test_it_completes_with_one_peer_and_beside_silent_and_greedy_ones(scenario: str) -> None:
+    report = simulate(scenario, Setting(peers_count=4, size_bytes=SMALL))
+    assert report.completed_count in (1, 4)
+    assert report.ratio < 8.0
+
+
+def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
+    setting = Setting(peers_count=4, seed=3, size_bytes=SMALL)
+    other = Setting(peers_count=4, seed=4, size_bytes=SMALL)
+    assert simulate("flash_crowd", setting) == simulate("flash_crowd", setting)
+    assert simulate("flash_crowd", setting).trace != simulate("flash_crowd", other).trace
+
+
+def test_more_peers_than_upload_slots_all_complete() -> None:
+    report = simulate("flash_crowd", Setting(peers_count=36, size_bytes=SMALL // 2))
+    assert report.completed_count == 36
+
+
+def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cold_start", "--size-mib", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["completed_count"] == 1
