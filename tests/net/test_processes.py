@@ -19,9 +19,8 @@ from tests.net.nodes import node
 NODES = 20
 
 PROGRAM = """
-    import random, sys, trio
+    import sys, trio
     from p2phub.net.base import parse_peer_address
-    from p2phub.net.bootstrap import stay_joined
     from tests.net.nodes import node
 
     async def main(number, bootstrap):
@@ -29,9 +28,9 @@ PROGRAM = """
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
             if bootstrap:
-                address = parse_peer_address(bootstrap)
-                nursery.start_soon(stay_joined, network, lambda: [address], random.Random(number))
+                await network.connect(parse_peer_address(bootstrap))
                 while network.routing().peers_count < 10:
+                    await network.refresh()
                     await trio.sleep(0.1)
                 print(await network.announce(bytes([number]) * 32), flush=True)
             print(network.addresses()[0], flush=True)
