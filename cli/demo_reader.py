@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import pyarrow.compute
-import pyarrow.parquet
+import pyarrow.compute  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 from huggingface_hub import HfApi, snapshot_download
 from numpy.typing import NDArray
 from safetensors.numpy import load_file

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from p2phub.core.trust.versions import normal_version, parse_version
 from p2phub.digest import Digest, sha256
 from p2phub.errors import (
     BadPetname,
@@ -132,6 +133,9 @@ class MemoryNode(NodeApi):
     ) -> Published:
         await trio.lowlevel.checkpoint()
         manifest = _manifest_named(name, version, files)
+        same = (v for v in self.world.signed.get(publisher_id, {}).get(name, {}))
+        wanted = parse_version(version)
+        version = next((v for v in same if parse_version(v) == wanted), normal_version(version))
         if manifest not in self._manifests:
             raise NotHeld("the manifest was not prepared here")
         known = self.world.signed.setdefault(publisher_id, {}).setdefault(name, {})
@@ -584,10 +588,12 @@ class MemoryNode(NodeApi):
 
 def _manifest_named(name: str, version: str, files: Mapping[str, bytes]) -> Digest:
     """The content id that signed metadata binds to a release. Raises ReleaseNotFound."""
+    wanted = parse_version(version)
     for data in files.values():
         targets = json.loads(data).get("signed", {}).get("targets", {})
         for path, target in targets.items():
-            if path == f"{name}/{version}/manifest":
+            named, _, rest = path.partition("/")
+            if named == name and parse_version(rest.removesuffix("/manifest")) == wanted:
                 return parse_content_id(target["custom"]["release"])
     raise ReleaseNotFound(f"the metadata names no {name}@{version}", name=name, version=version)
 
