@@ -334,6 +334,9 @@ class MemoryNetwork:
     def peers(self) -> list[PeerStatus]:
         return list(self._connected.values())
 
+    def known_address(self, peer: PeerId) -> PeerAddress | None:
+        return self._hub.networks[peer]._address if peer in self._connected else None
+
     # -- the table ----------------------------------------------------------------------------
 
     async def announce(self, key: bytes, *, timeout_s: float = ANNOUNCE_TIMEOUT_S) -> int:
