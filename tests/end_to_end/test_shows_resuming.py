@@ -12,84 +12,87 @@ from pathlib import Path
 import pytest
 
 from p2phub.proto.limits import MIB
-from tests.end_to_end.daemons import Daemon, Daemons, daemons, is_same_tree, start, write_files
+from tests.end_to_end.daemons import Daemon, daemons, is_same_tree, start, write_files
 
 SEED = 1729
+FILES_COUNT = 4
 REFETCHED_BYTES_MAX = 64 * MIB  # over all files: what lies between two checkpoints, and in flight
+COMMAND_START_S = 0.1  # before a command asks its daemon
+GROUPS_MAX = 10  # of four files each in one release: as much as a home gathers before it is emptied
 
 
 @dataclass(frozen=True)
-class Killed:
+class Kill:
     """What one killed fetch cost."""
 
-    after_s: float
-    held_bytes: int  # when the daemon came back
+    at_share: float  # of the bytes, sent when its daemon died
     refetched_bytes: int
 
 
 def test_ten_killed_fetches_resume() -> None:
-    fetch_killed(10, {f"part-{number}.bin": 12 * MIB for number in range(4)})
+    fetch_killed(10, 24 * MIB)
 
 
 @pytest.mark.long
 def test_fifty_killed_fetches_of_many_megabytes_resume() -> None:
-    fetch_killed(50, {f"part-{number}.bin": 48 * MIB for number in range(4)})
+    fetch_killed(50, 48 * MIB)
 
 
-def fetch_killed(count: int, sizes: dict[str, int]) -> None:
+def fetch_killed(count: int, file_size: int) -> None:
+    """Fetch `count` times, each time four files that the home does not have."""
     rng = random.Random(SEED)
+    groups = min(count, GROUPS_MAX)
+    names = [f"{group}/part-{n}.bin" for group in range(groups + 1) for n in range(FILES_COUNT)]
     with daemons() as world:
         publisher = world.start("publisher")
-        folder = write_files(world.folder / "model", sizes, SEED)
+        folder = write_files(world.folder / "model", dict.fromkeys(names, file_size), SEED)
         content_id = publisher.publish(folder, "large")["content_id"]
-        first = world.start("unkilled", bootstrap=[publisher])
-        seconds = first.run("fetch", content_id, "--peer", publisher.address, "--json").seconds
-        first.stop()
-        shutil.rmtree(first.home)
-        size = sum(sizes.values())
-        killed = [
-            fetch_once(world, publisher, folder, content_id, number, rng.uniform(0, 1.1) * seconds)
-            for number in range(count)
-        ]
-        worst = max(kill.refetched_bytes for kill in killed)
-        cut_short = sum(0 < kill.held_bytes < size for kill in killed)
-        sys.stderr.write(
-            f"seed {SEED}: {count} fetches of {size / MIB:.0f} MiB killed within "
-            f"{1.1 * seconds:.2f} s, {cut_short} with a part on the disk; refetched at most "
-            f"{worst / MIB:.1f} MiB\n"
-        )
+        fetcher = world.start("fetcher")
+        fetch = ["fetch", content_id, "--peer", publisher.address, "--include"]
+        unkilled = fetcher.json(*fetch, f"{groups}/*")
+        kills = []
+        for number in range(count):
+            group = number % groups
+            words = [*fetch, f"{group}/*"]
+            if number % 2:
+                words += ["-o", str(world.folder / f"fetched-{number}")]
+            after_s = COMMAND_START_S + rng.uniform(0, 1.1) * unkilled["seconds"]
+            kills.append(kill_once(publisher, fetcher, words, after_s, folder / str(group)))
+            if group == groups - 1:
+                verified = fetcher.json("verify", content_id)
+                assert verified["faults"] == []
+                assert verified["data_size"] >= groups * FILES_COUNT * file_size
+                fetcher.stop()
+                shutil.rmtree(fetcher.home)
+                for fetched in world.folder.glob("fetched-*"):
+                    shutil.rmtree(fetched)
+                fetcher.start()
+    shares = sorted(kill.at_share for kill in kills)
+    worst = max(kill.refetched_bytes for kill in kills)
+    sys.stderr.write(
+        f"seed {SEED}: {count} fetches of {FILES_COUNT} x {file_size / MIB:.0f} MiB killed, "
+        f"{sum(0 < share < 1 for share in shares)} under way; "
+        f"refetched at most {worst / MIB:.1f} MiB\n"
+    )
 
 
-def fetch_once(
-    world: Daemons,
-    publisher: Daemon,
-    folder: Path,
-    content_id: str,
-    number: int,
-    after_s: float,
-) -> Killed:
-    destination = world.folder / f"fetched-{number}"
-    arguments = ["fetch", content_id, "-o", str(destination), "--peer", publisher.address, "--json"]
+def kill_once(
+    publisher: Daemon, fetcher: Daemon, words: list[str], after_s: float, genuine: Path
+) -> Kill:
+    """Kill the daemon `after_s` seconds after the fetch began, start it and fetch again."""
     sent_before = publisher.status()["sent_bytes"]
-    daemon = world.start(f"killed-{number}")
-    running = start(daemon.home, *arguments)
+    running = start(fetcher.home, *words)
     try:
         running.wait(after_s)
     except subprocess.TimeoutExpired:
-        pass  # as it should: it runs, and dies with its daemon
-    daemon.kill()
+        pass  # it dies with its daemon
+    fetcher.kill()
     running.communicate(timeout=10)
-    daemon.start()
-    held_bytes = sum(release["held_bytes"] for release in daemon.json("ls"))
-    fetched = daemon.json(*arguments[:-1])
-    assert Path(fetched["path"]) == destination
-    assert is_same_tree(destination, folder)
-    verified = daemon.json("verify", content_id)
-    assert verified["faults"] == [] and verified["missing_bytes"] == 0
-    daemon.stop()
-    size = fetched["data_size"]
+    sent_bytes = publisher.status()["sent_bytes"] - sent_before
+    fetcher.start()
+    fetched = fetcher.json(*words)
+    size = sum(path.stat().st_size for path in genuine.iterdir())
     refetched_bytes = publisher.status()["sent_bytes"] - sent_before - size
-    assert refetched_bytes <= REFETCHED_BYTES_MAX, f"killed after {after_s:.3f} s"
-    shutil.rmtree(daemon.home)
-    shutil.rmtree(destination)
-    return Killed(after_s, held_bytes, refetched_bytes)
+    assert is_same_tree(Path(fetched["path"]) / genuine.name, genuine)
+    assert refetched_bytes <= REFETCHED_BYTES_MAX, f"seed {SEED}, killed after {after_s:.3f} s"
+    return Kill(sent_bytes / size, refetched_bytes)
