@@ -11,6 +11,11 @@ from pathlib import Path
 BENCHMARKS = {
     "one_to_one": "1 GiB from one daemon to another, beside a bare TLS copy and curl",
     "lane": "lanes alone, two processes, beside a bare TLS copy",
+    "ingest": "making 1 GiB shareable, beside hashing and cutting alone and libtorrent",
+    "update": "bytes that a second version costs",
+    "small_files": "20,000 small files beside one large file",
+    "random_range": "random mebibytes of a remote gibibyte",
+    "idle": "memory and processor time of a daemon that seeds and waits",
 }
 
 
