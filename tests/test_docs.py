@@ -70,7 +70,8 @@ def check_command(line: str) -> None:
     path: list[str] = []
     text = help_of()
     for word in words:
-        if "\nCommands:" not in text or word.startswith("-"):
+        # The program itself lists its commands by subject, not under one heading.
+        if (path and "\nCommands:" not in text) or word.startswith("-"):
             break
         path.append(word)
         text = help_of(*path)
