@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +20,12 @@ from p2phub.cli.demo_material import FLIGHTS_COUNT, Material, prepare
 from p2phub.cli.demo_nodes import DemoFailed, DemoNode, read_by_stock_tools
 from p2phub.cli.render import duration, note, size
 from p2phub.control.protocol import Json
+from p2phub.digest import sha256
 from p2phub.errors import P2phubError
 
 ANNOUNCED_TIMEOUT_S: Final = 60.0
 KILL_TRIES: Final = 5  # on a fast machine the fetch may be over before the kill lands
 SIMILAR, DIFFERENT = 0.9429, 0.2569  # published for this model and these sentences
-# An id that no key has.
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +285,7 @@ class Demo:
 
 def _digests(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hex()
         for path in folder.rglob("*")
         if path.is_file()
     }

@@ -518,7 +518,10 @@ class ProtocolViolation(PeerError):
 
 
 class StreamClosed(PeerError):
-    """The connection to a peer ended before the exchange was done."""
+    """The connection to a peer ended before the exchange was done.
+
+    Another peer is asked; what was verified is kept.
+    """
 
     exit_code = 72
 

@@ -45,6 +45,12 @@ FLOORS = {
 # Inside floor 0 each part may import those before it, so that there is no circle.
 FOUNDATION = ["p2phub.errors", "p2phub.digest", "p2phub.proto", "p2phub.config", "p2phub.paths"]
 
+# The demonstration lays out and reads what is its own, and alone uses the extra "demo".
+DEMO = "p2phub.cli.demo"
+DEMO_READER = "p2phub.cli.demo_reader"  # a program that knows nothing of p2phub
+DEMO_MATERIAL = "p2phub.cli.demo_material"
+DEMO_NODES = "p2phub.cli.demo_nodes"
+
 # Where each package that is not ours may be imported. One that is missing here has no home.
 HOMES = {
     "base58": ["p2phub.net"],  # peer ids as text
@@ -56,18 +62,20 @@ HOMES = {
     "ifaddr": ["p2phub.net"],
     "libp2p": ["p2phub.net"],
     "msgpack": ["p2phub.proto.codec"],
-    "multiaddr": ["p2phub.net"],
     "packaging": ["p2phub.core.trust", "p2phub.proto"],  # PEP 440, a pure function
-    "platformdirs": ["p2phub.paths"],
     "pyfastcdc": ["p2phub.store"],
-    "rich": ["p2phub.cli"],
     "securesystemslib": ["p2phub.trust"],
-    "starlette": ["p2phub.gateway"],
     "trio": ["p2phub.net", "p2phub.node", "p2phub.gateway", "p2phub.control", "p2phub.daemon"],
     "tuf": ["p2phub.trust"],
     "zeroconf": ["p2phub.net"],
+    # What is asked for by the extra "demo":
+    "huggingface_hub": [DEMO_READER],
+    "numpy": [DEMO_READER],
+    "pyarrow": [DEMO_MATERIAL, DEMO_READER],
+    "safetensors": [DEMO_READER],
+    "tokenizers": [DEMO_READER],
     # Of the standard library, what must not spread:
-    "hashlib": ["p2phub.digest", "p2phub.trust"],  # trust: what TUF's own metadata asks for
+    "hashlib": ["p2phub.digest", "p2phub.trust", DEMO_READER],  # trust: what TUF itself asks for
     "sqlite3": ["p2phub.store", "p2phub.trust"],  # trust: the floor is a database of its own
     "ssl": ["p2phub.net"],
 }
@@ -85,7 +93,7 @@ CLOCK_READS = {"now", "today", "utcnow"}
 SIMULATION_GROUND = ["p2phub.core", "p2phub.proto", "p2phub.errors", "p2phub.digest"]
 
 # What the command line must not pull in, however deep: they cost it its quick start.
-HEAVY = ["trio", "libp2p", "hypercorn", "starlette", "zeroconf"]
+HEAVY = ["trio", "libp2p", "hypercorn", "zeroconf"]
 
 
 def part_of(name: str) -> str | None:
@@ -210,11 +218,12 @@ def prints(modules: Iterable[Module]) -> list[str]:
 def file_names(modules: Iterable[Module]) -> list[str]:
     """Names of files in code, outside paths.py: `folder / "name"`, Path("name"), joinpath("name").
 
-    A name derived from another, as with_name and with_suffix do for drafts, is not a new name.
+    A name derived from another, as with_name and with_suffix do for drafts, is not a new name; nor
+    are the demonstration's, which lie in a folder of its own and in what others published.
     """
     faults = []
     for module in modules:
-        if module.name == "p2phub.paths":
+        if module.name in ("p2phub.paths", DEMO, DEMO_READER, DEMO_MATERIAL, DEMO_NODES):
             continue
         for node in module.nodes():
             is_joined = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
@@ -310,6 +319,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (dependencies_away_from_home, "p2phub.store.disk", "import trio"),
     (dependencies_away_from_home, "p2phub.gateway.app", "from cryptography import x509"),
     (dependencies_away_from_home, "p2phub.cli.main", "import requests"),
+    (dependencies_away_from_home, "p2phub.cli.commands.demo", "import pyarrow"),
     (dependencies_away_from_home, "p2phub.cli.main", "from cli.options import home"),
     (relative_or_computed_imports, "p2phub.core.picker", "from . import ranges"),
     (relative_or_computed_imports, "p2phub.core.picker", "from ..core import ranges"),

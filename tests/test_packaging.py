@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.sources import PACKAGE_FOLDERS, ROOT, imported_names, package_modules
+from tests.sources import PACKAGE_FOLDERS, ROOT, Module, imported_names, package_modules
 
 LOCKS = ["requirements-build.lock", "requirements.lock", "requirements-samples.lock"]
 IMPORTED_AS = {"protobuf": "google"}  # distributions whose import name is not their own
@@ -106,12 +106,33 @@ def test_an_install_makes_the_package_with_its_two_folders_from_elsewhere() -> N
 
 def test_what_the_package_imports_it_also_asks_for() -> None:
     """A package that only comes with another one goes when that one drops it."""
-    names = [Requirement(line).name for line in project()["project"]["dependencies"]]
-    asked = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
-    imported = {name.partition(".")[0] for module in package_modules()
-                for _, name in imported_names(module)}  # fmt: skip
-    foreign = imported - set(sys.stdlib_module_names) - {"p2phub"}
-    assert foreign <= asked, f"imported, but not in pyproject.toml: {sorted(foreign - asked)}"
+    stray = [
+        f"{module.at(node)}: {name}"
+        for module in package_modules()
+        for node, name in imported_names(module)
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "p2phub", *asked_by(module)}
+    ]
+    assert not stray, f"imported, but not in pyproject.toml: {stray}"
+
+
+def asked_by(module: Module) -> set[str]:
+    """What a module may import: the dependencies; in the demonstration, those of its extra too."""
+    lines = list(project()["project"]["dependencies"])
+    if module.name.startswith("p2phub.cli.demo"):
+        lines += project()["project"]["optional-dependencies"]["demo"]
+    names = [Requirement(line).name for line in lines]
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+
+
+def test_what_the_project_asks_for_it_also_imports() -> None:
+    """What is not used is still downloaded, updated and trusted by everybody."""
+    imported = {
+        name.partition(".")[0] for module in package_modules() for _, name in imported_names(module)
+    }
+    extra = project()["project"]["optional-dependencies"]["demo"]
+    for line in [*project()["project"]["dependencies"], *extra]:
+        name = Requirement(line).name
+        assert IMPORTED_AS.get(name, name.replace("-", "_")) in imported, f"{name} is not used"
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -17,7 +17,7 @@ SETTLING_S = 10.0
 WATCHED_S = 60.0
 DEPENDENCIES = (
     "trio, libp2p, multiaddr, zeroconf, cryptography.x509, tuf.ngclient, msgpack, blake3, "
-    "pyfastcdc, hypercorn.trio, starlette.applications, packaging.version, sqlite3, ssl"
+    "pyfastcdc, hypercorn.trio, packaging.version, sqlite3, ssl"
 )
 
 
