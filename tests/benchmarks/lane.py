@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,10 +12,16 @@ import trio
 
 from p2phub.digest import digest
 from p2phub.errors import WrongChunk
-from p2phub.net.lane import Lane, ReceivingLane, SendingLane
+from p2phub.net.lane import ReceivingLane, SendingLane
 from p2phub.net.lane_buffers import BufferPool
 from p2phub.net.lane_channel import LaneChannel
-from p2phub.net.lane_events import ChannelClosed, ChannelEvents, ChannelFailed, SpanDone
+from p2phub.net.lane_events import (
+    ChannelClosed,
+    ChannelEvent,
+    ChannelEvents,
+    ChannelFailed,
+    SpanDone,
+)
 from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
 from tests.benchmarks.bounds import make_certificate, tls_disk_copy
@@ -35,7 +40,6 @@ from tests.benchmarks.measuring import (
 
 LOOPBACK = "127.0.0.1"
 SPAN_BYTES = 4 * MIB
-SPANS_AHEAD = 8  # requests under way per lane
 
 
 class DiskSpan:
@@ -45,22 +49,22 @@ class DiskSpan:
         self, descriptor: int, start: int, lengths: array[int], digests: list[bytes]
     ) -> None:
         self._descriptor, self._start = descriptor, start
-        self._lengths, self._digests = lengths, digests
+        self.lengths, self._digests = lengths, digests
 
     def read(self, first: int, stop: int, into: memoryview) -> None:
-        start = self._start + first * self._lengths[0]
+        start = self._start + first * self.lengths[0]
         assert os.preadv(self._descriptor, [into], start) == len(into)
         self._verify(first, stop, into)
 
     def write(self, first: int, stop: int, data: memoryview) -> None:
         self._verify(first, stop, data)
-        start = self._start + first * self._lengths[0]
+        start = self._start + first * self.lengths[0]
         assert os.pwrite(self._descriptor, data, start) == len(data)
 
     def _verify(self, first: int, stop: int, data: memoryview) -> None:
         start = 0
         for index in range(first, stop):
-            end = start + self._lengths[index]
+            end = start + self.lengths[index]
             if digest(data[start:end]) != self._digests[index]:
                 raise WrongChunk(index=index)
             start = end
@@ -84,42 +88,32 @@ def digests_of(path: str, chunk_bytes: int) -> list[bytes]:
     return found
 
 
-def upload(pipe: Connection, source: str, chunk_bytes: int, lanes_count: int) -> None:
-    """The uploading process: serves every span of `source` over each lane, as its order comes."""
+def upload(pipe: Connection, source: str, chunk_bytes: int, strands_count: int) -> None:
+    """The uploading process: sends every span of `source` in order, over one lane."""
     digests = digests_of(source, chunk_bytes)
     descriptor = os.open(source, os.O_RDONLY)
     spans = spans_of(source, chunk_bytes, descriptor, digests)
-    lengths = array("I", [chunk_bytes] * (SPAN_BYTES // chunk_bytes))
 
     async def serve() -> None:
         events, buffers = ChannelEvents(), BufferPool()
         listener = LaneListener(LOOPBACK, 0)
-        sending: list[Lane] = []
+        lanes: list[SendingLane] = []
 
-        def start(number: int, channel: LaneChannel) -> None:
-            lane = SendingLane(channel, number, events, buffers)
+        def on_channel(channel: LaneChannel) -> None:
+            if lanes:
+                lanes[0].widen(channel)
+                return
+            lane = SendingLane(channel, None, events, buffers)
+            lanes.append(lane)
             lane.start()
-            sending.append(lane)
-            nursery.start_soon(feed, lane, list(range(number, len(spans), lanes_count)))
-
-        async def feed(lane: SendingLane, numbers: list[int]) -> None:
-            for number in numbers:
-                while not lane.enqueue(OutgoingSpan(number, lengths, spans[number].read)):
-                    await trio.sleep(0.005)
+            for number, span in enumerate(spans):
+                assert lane.enqueue(OutgoingSpan(number, span.lengths, span.read))
 
         async with trio.open_nursery() as nursery:
             await nursery.start(listener.run)
-            tickets = [
-                listener.issue_ticket(LOOPBACK, partial(start, number))
-                for number in range(lanes_count)
-            ]
+            tickets = [listener.issue_ticket(LOOPBACK, on_channel) for _ in range(strands_count)]
             pipe.send((listener.port, listener.fingerprint, tickets))
-            closed = 0
-            while closed < lanes_count:
-                for event in await events.receive():
-                    closed += isinstance(event, ChannelClosed)
-                    if isinstance(event, ChannelFailed):
-                        raise event.error
+            await until(events, ChannelClosed, 1)
             nursery.cancel_scope.cancel()
 
     trio.run(serve)
@@ -133,45 +127,29 @@ def download(
     chunk_bytes: int,
     door: tuple[int, bytes, list[bytes]],
 ) -> None:
-    """The downloading process: fetches every span of `source` into `target`."""
+    """The downloading process: receives every span of `source` into `target`."""
     port, fingerprint, tickets = door
     digests = digests_of(source, chunk_bytes)
-    size = os.path.getsize(source)
-    lengths = array("I", [chunk_bytes] * (SPAN_BYTES // chunk_bytes))
 
     async def fetch() -> float:
         events, buffers = ChannelEvents(), BufferPool()
         watch = Stopwatch()
         descriptor = os.open(target, os.O_RDWR | os.O_CREAT)
-        os.posix_fallocate(descriptor, 0, size)
+        os.posix_fallocate(descriptor, 0, os.path.getsize(source))
         spans = spans_of(source, chunk_bytes, descriptor, digests)
-        lanes: list[ReceivingLane] = []
-        pending: list[list[int]] = []
-        for number, ticket in enumerate(tickets):
-            channel = await connect_lane(LOOPBACK, port, ticket, fingerprint)
-            lanes.append(ReceivingLane(channel, number, events, buffers))
-            pending.append(list(range(number, len(spans), len(tickets)))[::-1])
-
-        def ask(lane: ReceivingLane, numbers: list[int], count: int) -> None:
-            for _ in range(min(count, len(numbers))):
-                number = numbers.pop()
-                lane.expect(IncomingSpan(number, lengths, spans[number].write))
-
-        for lane, numbers in zip(lanes, pending, strict=True):
-            ask(lane, numbers, 200)
-            lane.start()
-        done = 0
-        while done < len(spans):
-            for event in await events.receive():
-                if isinstance(event, ChannelFailed):
-                    raise event.error
-                if isinstance(event, SpanDone):
-                    done += 1
-                    ask(lanes[event.channel.peer], pending[event.channel.peer], 1)
+        first, *others = tickets
+        lane = ReceivingLane(
+            await connect_lane(LOOPBACK, port, first, fingerprint), None, events, buffers
+        )
+        for number, span in enumerate(spans):
+            lane.expect(IncomingSpan(number, span.lengths, span.write))
+        lane.start()
+        for ticket in others:
+            assert lane.widen(await connect_lane(LOOPBACK, port, ticket, fingerprint))
+        await until(events, SpanDone, len(spans))
         seconds = watch.wall_s
-        for lane in lanes:
-            lane.close()
-            lane.join(1.0)
+        lane.close()
+        assert lane.join(1.0)
         return seconds
 
     began_cpu_s = cpu_s()
@@ -179,11 +157,22 @@ def download(
     pipe.send((seconds, cpu_s() - began_cpu_s, peak_rss_mb()))
 
 
-def lane_copy(source: Path, target: Path, chunk_bytes: int, lanes_count: int) -> tuple[float, ...]:
+async def until(events: ChannelEvents, kind: type[ChannelEvent], count: int) -> None:
+    """Receive reports until `count` of this kind have come; raises what a lane failed of."""
+    while count > 0:
+        for event in await events.receive():
+            if isinstance(event, ChannelFailed):
+                raise event.error
+            count -= isinstance(event, kind)
+
+
+def lane_copy(
+    source: Path, target: Path, chunk_bytes: int, strands_count: int
+) -> tuple[float, ...]:
     """MB/s, processor seconds of uploader and downloader, and their peak memory in MB."""
     target.unlink(missing_ok=True)
     settle()
-    with side(upload, str(source), chunk_bytes, lanes_count) as uploader:
+    with side(upload, str(source), chunk_bytes, strands_count) as uploader:
         door = uploader.receive()
         with side(download, str(source), str(target), chunk_bytes, door) as downloader:
             seconds, download_cpu_s, download_rss_mb = downloader.receive()
@@ -193,7 +182,7 @@ def lane_copy(source: Path, target: Path, chunk_bytes: int, lanes_count: int) ->
 
 
 def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[str, object]:
-    """Lanes of 1 MiB and of 16 KiB chunks, one and two, beside a bare copy, in turn."""
+    """Lanes of 1 MiB and of 16 KiB chunks, with one strand and two, beside a bare copy, in turn."""
     with tempfile.TemporaryDirectory(prefix="p2phub-benchmark-", dir=folder) as home:
         source, target = Path(home, "source"), Path(home, "target")
         write_random_file(source, size_bytes, seed=1)
@@ -209,8 +198,8 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
         details: dict[str, object] = {}
         for _ in range(rounds):
             rates["bound"].append(tls_disk_copy(source, target, certificate))
-            for name, (chunk_bytes, lanes_count) in variants.items():
-                rate, *rest = lane_copy(source, target, chunk_bytes, lanes_count)
+            for name, (chunk_bytes, strands_count) in variants.items():
+                rate, *rest = lane_copy(source, target, chunk_bytes, strands_count)
                 rates[name].append(rate)
                 details[name] = [round(value, 2) for value in rest]
     bound = median(rates["bound"])
