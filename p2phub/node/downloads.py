@@ -21,8 +21,9 @@ from p2phub.core.swarm.actions import (
     SendCancel,
     SendRequest,
 )
-from p2phub.core.swarm.download import Download, DownloadStatistics
+from p2phub.core.swarm.download import Download
 from p2phub.core.swarm.spans import Span
+from p2phub.core.swarm.statistics import DownloadStatistics
 from p2phub.digest import Digest
 from p2phub.errors import (
     ContentError,

@@ -10,6 +10,7 @@ Source: Legout et al., IMC 2006: rarest first comes close to ideal diversity.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.availability import Availability, Holdings
@@ -37,29 +38,35 @@ class Picker:
         """A span was asked of somebody, or is complete."""
         self.open &= ~(1 << span)
 
+    def want_first(self, spans: Sequence[int], deadline: float | None) -> None:
+        """A reader waits for spans; with a deadline they come before all else."""
+        for span in spans:
+            if self._planner.is_span_complete(span):
+                continue
+            if deadline is None:
+                self.first |= 1 << span
+            else:
+                self.urgent[span] = min(deadline, self.urgent.get(span, deadline))
+
     def settle(self, span: int) -> None:
         """A span is complete: nobody waits for it any more."""
         self.take(span)
         self.first &= ~(1 << span)
         self.urgent.pop(span, None)
 
-    def pick_urgent(self, holdings: Holdings) -> int | None:
-        """The open span that a reader needs soonest, of those that a peer holds; None: there is
-        none.
-        """
-        if not self.urgent:
-            return None
-        candidates = self.open & holdings.whole
-        waited = (span for span in self.urgent if candidates >> span & 1)
-        return min(waited, key=lambda span: (self.urgent[span], span), default=None)
-
     def pick(
-        self, holdings: Holdings, offered: int = 0, *, is_offered_only: bool = False
+        self,
+        holdings: Holdings,
+        offered: int = 0,
+        *,
+        is_offered_only: bool = False,
+        in_order: bool = False,
     ) -> int | None:
         """The open span to ask of a peer next; None: it holds none whole.
 
         offered: set of spans that the peer asked us to take first. is_offered_only: take no other,
-        unless a reader waits for it.
+        unless a reader waits for it. in_order: nobody else is in sight whom another order would
+        serve, so the disk and the hash of the whole file decide.
         """
         candidates = self.open & holdings.whole
         if not candidates:
@@ -72,6 +79,8 @@ class Picker:
         elif is_offered_only:
             return None
         rarest = self._availability.rarity.rarest(candidates)
+        if in_order:
+            return bitsets.lowest(rarest)
         count = rarest.bit_count()
         return bitsets.nth(rarest, self._rng.randrange(count) if count > 1 else 0)
 

@@ -56,6 +56,12 @@ class RequestState:
     def remaining_bytes(self) -> int:
         return self.offsets[-1] - self.offsets[self.verified_count]
 
+    def advance(self, chunk_count: int) -> int:
+        """The first `chunk_count` chunks are here; how many bytes of them were not before."""
+        size_bytes = self.offsets[chunk_count] - self.offsets[self.verified_count]
+        self.verified_count = chunk_count
+        return size_bytes
+
 
 class PeerState:
     """What a download knows of one peer."""
@@ -175,8 +181,7 @@ class PeerState:
 
     def on_verified(self, request: RequestState, chunk_count: int, now: float) -> int:
         """The first `chunk_count` chunks of a request are here; how many bytes of them are new."""
-        size_bytes = request.offsets[chunk_count] - request.offsets[request.verified_count]
-        request.verified_count = chunk_count
+        size_bytes = request.advance(chunk_count)
         self.in_flight_bytes -= size_bytes
         self.verified_bytes += size_bytes
         self.waiting_since = now

@@ -321,7 +321,7 @@ class DownloadMachine(RuleBasedStateMachine):
         planner, picker = self.download._planner, self.download._picker
         for index in range(len(planner)):
             is_open = bool(picker.open >> index & 1)
-            asked = self.download._requests.get(index, [])
+            asked = self.download._in_flight.of(index)
             assert planner.is_span_complete(index) == (not is_open and not asked)
             assert not (is_open and asked)
 
@@ -344,7 +344,7 @@ class DownloadMachine(RuleBasedStateMachine):
                 # What became whole because other chunks arrived is seen when the span is open
                 # again.
                 assert self.download._availability.rarity.count(index) <= holders
-                if index not in self.download._requests:
+                if index not in self.download._in_flight.by_span:
                     assert self.download._availability.rarity.count(index) == holders
 
     def teardown(self) -> None:
