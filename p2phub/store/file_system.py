@@ -103,6 +103,28 @@ class FileSystem:
             raise failure(error, path) from error
         return done
 
+    def written_ranges(
+        self, file: int, start: int, stop: int, path: AnyPath
+    ) -> list[tuple[int, int]]:
+        """The parts of [start, stop) that may have been written to: room that was only allocated
+        is left out where the file system can tell.
+        """
+        ranges: list[tuple[int, int]] = []
+        try:
+            while start < stop:
+                low = os.lseek(file, start, os.SEEK_DATA)
+                high = os.lseek(file, low, os.SEEK_HOLE)
+                if low < stop:
+                    ranges.append((low, min(high, stop)))
+                start = high
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return ranges  # a hole up to the end of the file
+            if error.errno in _NOT_SUPPORTED:
+                return [*ranges, (start, stop)]
+            raise failure(error, path) from error
+        return ranges
+
     def write(
         self, file: int, data: Sequence[memoryview | bytes], offset: int, path: AnyPath
     ) -> int:

@@ -1,13 +1,15 @@
-"""Taking what a new object needs from what other objects hold here already, before any peer is
-asked.
+"""Taking what a new object needs from what is here already, before any peer is asked.
 
-A segment that another object has too is taken whole. Else the chunk index, which knows every large
+What a killed process wrote to the object's own part, and did not come to note, is taken first. Then
+a segment that another object has too is taken whole. Else the chunk index, which knows every large
 chunk and a sample of the small ones, gives a first hit; from there the chunks before and after it
 are compared with those around it in the other object, and taken for as long as they are the same.
 Every chunk is verified on its way.
 """
 
 from __future__ import annotations
+
+import os
 
 from p2phub.digest import digest
 from p2phub.errors import ContentError, NotHeld, StoreError
@@ -42,11 +44,58 @@ class Reuse:
                 page = self._holdings.segment_page(segment)
             except (StoreError, ContentError):
                 continue  # not fetched yet
+            self._left_over(segment, page)
             self._same_segment(segment, page)
             self._similar(segment, page)
             self._singles(segment, page)
         self._parts.sync()
         return self._found
+
+    def _left_over(self, segment: SegmentRow, page: Page) -> None:
+        """Right chunks that lie in the part already.
+
+        They are written once more: after a failed sync the system may show bytes that the disk
+        never had, and only what is written after that can be synced and believed.
+        """
+        wanted = self._written(segment, page)
+        for start, stop in _runs(wanted):
+            while start < stop:
+                end = _batch_end(page, start, stop)
+                view = self._buffer[: page.offsets[end] - page.offsets[start]]
+                try:
+                    size = self._holdings.read(
+                        self._object, segment.offset + page.offsets[start], view
+                    )
+                except NotHeld:
+                    return
+                right = [i for i in range(start, end) if _is_right(page, i, start, view[:size])]
+                for first, last in _runs(right):
+                    base = page.offsets[start]
+                    found = view[page.offsets[first] - base : page.offsets[last] - base]
+                    self._put(segment, page, first, last, found)
+                start = end
+
+    def _written(self, segment: SegmentRow, page: Page) -> list[int]:
+        """Missing entries of a segment for which the part has bytes that somebody wrote."""
+        files, path = self._holdings.files, self._holdings.path(self._object)
+        try:
+            file = files.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return []
+        try:
+            end = segment.offset + page.offsets[len(page)]
+            ranges = files.written_ranges(file, segment.offset, end, path)
+        finally:
+            files.close(file)
+        wanted: list[int] = []
+        at = 0
+        for index in self._missing(segment):
+            low, high = (segment.offset + page.offsets[index + number] for number in (0, 1))
+            while at < len(ranges) and ranges[at][1] <= low:
+                at += 1
+            if at < len(ranges) and ranges[at][0] < high:
+                wanted.append(index)
+        return wanted
 
     def _same_segment(self, segment: SegmentRow, page: Page) -> None:
         for other, row in self._holdings.places(segment.digest):
@@ -136,9 +185,7 @@ class Reuse:
         try:
             theirs = self._holdings.segment_page(row)
             while start < stop:
-                end = start
-                while end < stop and page.offsets[end + 1] - page.offsets[start] <= COPY_BYTES:
-                    end += 1
+                end = _batch_end(page, start, stop)
                 view = self._buffer[: page.offsets[end] - page.offsets[start]]
                 self._holdings.read(other, row.offset + theirs.offsets[at], view)
                 right = self._count_right(page, start, end, view)
@@ -157,11 +204,8 @@ class Reuse:
 
     def _count_right(self, page: Page, start: int, stop: int, data: memoryview) -> int:
         """The first entry from `start` on whose bytes are not what the page says, or `stop`."""
-        base = page.offsets[start]
         for index in range(start, stop):
-            if digest(data[page.offsets[index] - base : page.offsets[index + 1] - base]) != (
-                page.digest_of(index)
-            ):
+            if not _is_right(page, index, start, data):
                 return index
         return stop
 
@@ -180,6 +224,21 @@ class Reuse:
 
     def _missing(self, segment: SegmentRow) -> list[int]:
         return list(bits.unset(self._object.written_bits(segment), segment.chunk_count))
+
+
+def _is_right(page: Page, index: int, first: int, data: memoryview) -> bool:
+    """Whether a chunk is what the page says; data: of the entries from `first` on."""
+    base = page.offsets[first]
+    chunk = data[page.offsets[index] - base : page.offsets[index + 1] - base]
+    return digest(chunk) == page.digest_of(index)
+
+
+def _batch_end(page: Page, start: int, stop: int) -> int:
+    """How far towards `stop` the entries from `start` on fit the buffer."""
+    end = start
+    while end < stop and page.offsets[end + 1] - page.offsets[start] <= COPY_BYTES:
+        end += 1
+    return end
 
 
 def _runs(indexes: list[int]) -> list[tuple[int, int]]:

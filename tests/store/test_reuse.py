@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,3 +131,25 @@ def test_any_large_chunk_is_found_by_its_own_name(store: DiskStore) -> None:
     held_whole(store, file)
     assert store.has(digest(file.chunks[1]))
     assert store.get(digest(file.chunks[1])) == file.chunks[1]
+
+
+def test_what_a_killed_process_wrote_is_found_in_the_part(tmp_path: Path) -> None:
+    file = sample(400_000, chunk=10_000)
+    living = DiskStore(tmp_path / "living")
+    living.put(file.documents)
+    living.open_part(file.object)
+    writer = living.span_writer(file.runs())
+    writer.write(0, 25, memoryview(file.data)[:250_000])  # no checkpoint: the index knows nothing
+    shutil.copytree(tmp_path / "living", tmp_path / "killed")
+    living.close()
+    with StoreFolder(tmp_path / "killed").part(file.object).open("r+b") as part:
+        part.seek(70_500)
+        part.write(b"other bytes")
+    killed = DiskStore(tmp_path / "killed")
+    assert reused(killed, file) == 240_000
+    missing = [list(killed.missing(page)) for page in file.pages]
+    assert missing == [[7], [], [], list(range(1, 8)), list(range(8))]
+    killed.close()
+    again = DiskStore(tmp_path / "killed")  # what was found is durable
+    assert [list(again.missing(page)) for page in file.pages] == missing
+    again.close()
