@@ -158,9 +158,9 @@ class Demo:
                 both = {self._alpha.peer_id, self._beta.peer_id} <= set(shares)
                 if killed_at is not None and both:
                     break
-                note("  over before alpha could be killed: again, with a new gamma")
-                self._renew_gamma()
+                note("  over before alpha could be killed: again, slower, with a new gamma")
                 self._revive_alpha()
+                self._renew_gamma()
             check(killed_at is not None and both, "both sent, and alpha was killed before the end")
             total = sum(shares.values())
             saw(f"killed at {killed_at:.0%}")
@@ -204,7 +204,8 @@ class Demo:
 
     def _renew_gamma(self) -> None:
         self._gamma.stop()
-        self._gamma = DemoNode(f"{self._gamma.name}'", self._folder)
+        self._gamma = DemoNode(f"{self._gamma.name}-again", self._folder)
+        self._gamma.run("config", "down_rate", "30M")
         self._gamma.start(bootstrap=[self._alpha.address, self._beta.address])
 
     def _revive_alpha(self) -> None:

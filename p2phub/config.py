@@ -190,7 +190,7 @@ class Settings:
         "--listen",
     )
     lane_listen: HostPort = _setting(
-        HostPort("0.0.0.0", 4702),  # noqa: S104 - peers come from outside; every lane needs a ticket
+        HostPort("0.0.0.0", 4702),  # noqa: S104 - peers come from outside, each with a ticket
         parse_host_port,
         "HOST:PORT",
         "Where the bytes of a transfer come in. Port 0: any free one.",
@@ -286,7 +286,8 @@ def settings(config: str = "", flags: Mapping[str, object] | None = None) -> Set
     values = parse_config(config)
     for name, value in (flags or {}).items():
         values[name] = parse_setting(name, value)
-    return Settings(**values)  # type: ignore[arg-type]  # each value was read by its own field's parser
+    # Each value was read by its own field's parser, which no type checker can follow.
+    return Settings(**values)  # type: ignore[arg-type]
 
 
 def plain_value(value: object) -> object:

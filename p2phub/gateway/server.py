@@ -90,8 +90,8 @@ async def serve_gateway(
     async def serve(stream: _ClientStream) -> None:
         try:
             # Any: hypercorn's types know trio's own streams only; it uses what _ClientStream has.
-            server: Any = _Connection(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
-            await server
+            client: Any = stream
+            await _Connection(wrapped, config, context, ConnectionState({}), client)
         except Exception:
             log.exception("a connection of the gateway failed")
         finally:
