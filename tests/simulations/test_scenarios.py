@@ -1,4 +1,4 @@
-"""The daemon's machines over modelled links: complete, near the bound, and the same again for the same seed."""
+"""The daemon's machines over modelled links: complete, near the bound, the same for a seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_liar_is_dropped_after_its_first_bad_chunk_by_everybody(seed: int) -> 
     assert report.completed_count == 4
     assert 0 < report.liars_dropped_count <= 4
     lost_bytes = report.duplicate_share * 4 * SMALL
-    # Rule: the first bad chunk ends it; what was already under way to each peer is at most a pipeline's start.
+    # The first bad chunk ends it; what was under way to each peer is at most a pipeline's start.
     assert lost_bytes <= 4 * 4 * setting.chunk_bytes
 
 

@@ -155,7 +155,9 @@ class Availability:
         """Decide anew which of these spans a peer holds, whole or in part; the ones newly held
         whole.
         """
-        whole, part, none = [], [], []
+        whole: list[int] = []
+        part: list[int] = []
+        none: list[int] = []
         pages = holdings.pages
         for index in indexes:
             is_whole, has_any = True, False

@@ -27,21 +27,26 @@ from p2phub.core.swarm.actions import (
     SendCancel,
     SendRequest,
 )
-from p2phub.core.swarm.asking import PAGES_WATCHED_MAX, Asking
+from p2phub.core.swarm.asking import Asking
 from p2phub.core.swarm.availability import Availability, Holdings
 from p2phub.core.swarm.hedging import HEDGE_CHECK_S, Hedging, is_worth_it, soonest
 from p2phub.core.swarm.in_flight import InFlight, entries_of
 from p2phub.core.swarm.patience import Patience
 from p2phub.core.swarm.picker import Picker
-from p2phub.core.swarm.pipeline import PROMISES_BROKEN_MAX, SNUBS_MAX, PeerState, RequestState
-from p2phub.core.swarm.rates import RateMeter
+from p2phub.core.swarm.pipeline import (
+    PROMISES_BROKEN_MAX,
+    REQUESTS_MAX,
+    SNUBS_MAX,
+    PeerState,
+    RequestState,
+    in_order,
+)
 from p2phub.core.swarm.spans import SpanPlanner
-from p2phub.core.swarm.statistics import DownloadStatistics, PeerFacts
+from p2phub.core.swarm.statistics import DownloadStatistics, Tally
 from p2phub.digest import Digest
 from p2phub.proto.messages import REJECT_CHOKED, REJECT_NOT_HELD, Run
 
 OFFER_PATIENCE_S = 2.0  # after an offer: what a seed offers others in this time it sends them first
-RATE_WINDOW_S = 5.0  # of what is shown
 LIARS_MAX = 1024  # remembered; the oldest is forgotten first
 
 
@@ -55,7 +60,6 @@ class Download:
     def __init__(
         self, size_bytes: int, rng: random.Random, request_ids: Iterator[int] | None = None
     ) -> None:
-        self._size_bytes = size_bytes
         self._rng = rng
         self._request_ids = count() if request_ids is None else request_ids
         self._planner = SpanPlanner(size_bytes)
@@ -69,12 +73,9 @@ class Download:
         self._hungry: dict[Peer, None] = {}  # may find a span to take since they last looked
         self._actions: list[DownloadAction] = []
         self._liars: dict[Peer, None] = {}
-        self._fetched_bytes = 0
-        self._duplicate_bytes = 0
-        self._meter: RateMeter | None = None
+        self._tally = Tally()
         self._next_check = float("inf")  # when readers' spans are looked at again
-        self._next_hedge = float("-inf")  # no hedging of the endgame before
-        self._is_hedging = False  # somebody is idle in the endgame
+        self._next_hedge = float("-inf")  # no hedging of the endgame before; -inf: nobody is idle
         self._patience = Patience()
 
     # ---- what is to be fetched -----------------------------------------------------------------
@@ -136,24 +137,21 @@ class Download:
         for span in spans:
             if not self._planner.is_span_complete(span):
                 self._picker.give_back(span)  # else the disk had it while it was being cut
-        if spans:
-            self._availability.judge_spans(spans)
-            self._wake_all()
+        self._availability.judge_spans(spans)
+        self._wake_all()
 
     # ---- peers ---------------------------------------------------------------------------------
 
     def on_peer(
-        self, peer: Peer, now: float, *, is_local: bool = False, requests_max: int = 64
+        self, peer: Peer, now: float, *, is_local: bool = False, requests_max: int = REQUESTS_MAX
     ) -> None:
         """A session is open; the peer chokes us until it says otherwise. A liar is dropped."""
         if peer in self._liars:
             self._actions.append(DropPeer(peer, DropReason.BANNED))
-            return
-        if peer in self._peers:
+        if peer in self._liars or peer in self._peers:
             return
         state = PeerState(peer, next(self._joined), self._availability.join(), now)
-        state.is_local = is_local
-        state.requests_max = max(1, min(requests_max, state.requests_max))
+        state.is_local, state.requests_max = is_local, max(1, min(requests_max, REQUESTS_MAX))
         self._peers[peer] = state
         self._hungry[peer] = None
         self._asking.on_pages([peer])
@@ -185,7 +183,7 @@ class Download:
     def on_choke(self, peer: Peer, now: float) -> None:
         """The peer takes our slot away; it forgets what it had not begun to send."""
         state = self._peers.get(peer)
-        if state is None or state.is_choked:
+        if state is None:
             return
         state.is_choked = True
         for request in list(state.requests.values()):
@@ -232,11 +230,7 @@ class Download:
             received_bytes = request.peer.on_verified(request, chunk_count, now)
             self._patience.wait_for(request.peer)
             self._hungry[peer] = None
-        self._fetched_bytes += fresh_bytes
-        self._duplicate_bytes += received_bytes - fresh_bytes
-        if self._meter is None:
-            self._meter = RateMeter(request.sent_at, RATE_WINDOW_S)
-        self._meter.add(fresh_bytes, now)
+        self._tally.count(fresh_bytes, received_bytes, request.sent_at, now)
         self._settle_if_complete(request.span)
 
     def on_done(self, peer: Peer, request_id: int, now: float) -> None:
@@ -257,8 +251,7 @@ class Download:
         holdings, last = request.peer.holdings, first_missing + 1
         for number, entries in entries_of(request, first_missing, last, self._planner):
             self._availability.remove_entry(holdings, number, bitsets.lowest(entries))
-        self._close(request)
-        self._on_promise_broken(request.peer)
+        self._close_broken(request)
 
     def on_failed(self, peer: Peer, request_id: int, now: float) -> None:
         """A request came to nothing and no lie was told: its channel broke.
@@ -278,8 +271,7 @@ class Download:
         state = request.peer
         if code == REJECT_NOT_HELD:
             self._availability.remove_entries(state.holdings, request.span)
-            self._close(request)
-            self._on_promise_broken(state)
+            self._close_broken(request)
             return
         self._close(request)
         if code == REJECT_CHOKED:
@@ -315,19 +307,20 @@ class Download:
         """When `next_actions` must be called even if nothing happens; None: no need."""
         if self._actions:
             return float("-inf")
-        next_hedge = self._next_hedge if self._is_hedging else float("inf")
-        time = min(self._patience.next_wait, self._next_check, next_hedge)
+        time = min(self._patience.next_wait, self._next_check)
+        if self._next_hedge > float("-inf"):
+            time = min(time, self._next_hedge)
         return time if time < float("inf") else None
 
     @property
     def is_complete(self) -> bool:
         """All pages are known and nothing of them is missing."""
-        return self._planner.is_closed and self._planner.missing_bytes == 0
+        return self._planner.is_complete
 
     @property
     def verified_bytes(self) -> int:
         """Bytes of the download that are held and were verified; never falls."""
-        return self._planner.total_bytes - self._planner.missing_bytes
+        return self._planner.held_bytes
 
     @property
     def is_endgame(self) -> bool:
@@ -336,24 +329,8 @@ class Download:
 
     def statistics(self, now: float) -> DownloadStatistics:
         """A snapshot for people, metrics and the simulator."""
-        total_bytes = self._planner.total_bytes
-        if not self._planner.is_closed:
-            total_bytes = max(total_bytes, self._size_bytes)
-        rate = self._meter.rate(now) if self._meter is not None else 0.0
-        left_bytes = total_bytes - self.verified_bytes
-        return DownloadStatistics(
-            verified_bytes=self.verified_bytes,
-            fetched_bytes=self._fetched_bytes,
-            duplicate_bytes=self._duplicate_bytes,
-            total_bytes=total_bytes,
-            rate_bytes_per_s=rate,
-            eta_s=0.0 if self.is_complete else left_bytes / rate if rate > 1.0 else None,
-            is_complete=self.is_complete,
-            spans_count=len(self._planner),
-            spans_open_count=self._picker.open.bit_count(),
-            requests_count=sum(len(state.requests) for state in self._peers.values()),
-            peers=tuple(PeerFacts.of(state, now) for state in self._peers.values()),
-            liars=tuple(self._liars),
+        return DownloadStatistics.of(
+            self._planner, self._picker, self._tally, self._peers.values(), self._liars, now
         )
 
     # ---- the steps of next_actions -------------------------------------------------------------
@@ -398,7 +375,7 @@ class Download:
         while self._hungry:
             hungry = [self._peers[peer] for peer in self._hungry if peer in self._peers]
             self._hungry.clear()
-            for state in _in_order(hungry, now):
+            for state in in_order(hungry, now):
                 while state.has_room(now):
                     span = self._pick(state)
                     if span is None:
@@ -426,14 +403,13 @@ class Download:
 
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""
-        self._is_hedging = False
+        self._next_hedge = float("-inf")
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
         if not idle or not self._in_flight or not self.is_endgame:
             return
-        self._is_hedging = True
         self._next_hedge = now + HEDGE_CHECK_S
-        order = _in_order(idle, now)
-        for request, state in self._hedging.takeovers(order, self._in_flight.by_span, now):
+        by_span = self._in_flight.by_span
+        for request, state in self._hedging.takeovers(in_order(idle, now), by_span, now):
             self._hedge(request, state, now)
 
     def _hedge(self, request: RequestState, state: PeerState, now: float) -> None:
@@ -488,7 +464,10 @@ class Download:
         self._actions.append(DropPeer(peer, reason))
         self.on_peer_gone(peer, now)
 
-    def _on_promise_broken(self, state: PeerState) -> None:
+    def _close_broken(self, request: RequestState) -> None:
+        """A peer doesn't hold what it said; once too often, and it is dropped."""
+        self._close(request)
+        state = request.peer
         state.promises_broken_count += 1
         if state.promises_broken_count >= PROMISES_BROKEN_MAX and state.peer in self._peers:
             self._drop(state.peer, DropReason.BROKEN_PROMISES, state.waiting_since)
@@ -514,11 +493,5 @@ class Download:
         size_bytes = self._planner.mark_held(number, entries)
         if size_bytes and not self._planner.pages[number].missing:
             self._availability.forget_page(number)
-            if len(self._planner.pages) > PAGES_WATCHED_MAX:
-                self._asking.on_pages(self._peers)
+            self._asking.on_pages(self._peers)
         return size_bytes
-
-
-def _in_order(peers: list[PeerState], now: float) -> list[PeerState]:
-    """Who is served first: local peers, then fast ones."""
-    return sorted(peers, key=lambda state: (not state.is_local, -state.rate(now), state.order))

@@ -162,7 +162,7 @@ class Offers:
         left &= ~bitsets.from_members(self._pending)
         if not left:
             return []
-        actions = []
+        actions: list[SendOffer] = []
         takers.sort(key=lambda row: len(row[1].offered))
         for peer, state in takers:
             if not state.has_slot:
@@ -243,7 +243,7 @@ def _weight(seed: Peer, place: bytes) -> bytes:
 
 def _first(members: int, count: int) -> list[int]:
     """Up to `count` of the smallest members."""
-    found = []
+    found: list[int] = []
     while members and len(found) < count:
         member = bitsets.lowest(members)
         found.append(member)

@@ -11,6 +11,7 @@ rate.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate
 
 from p2phub.core.swarm.actions import Peer
@@ -209,3 +210,8 @@ class PeerState:
         pause_s = min(PAUSE_S * (1 << min(self.pause_count, 16)), PAUSE_S_MAX) * (1.0 + jitter / 2)
         self.pause_count += 1
         self.paused_until = now + pause_s
+
+
+def in_order(peers: Iterable[PeerState], now: float) -> list[PeerState]:
+    """Who is served first: local peers, then fast ones, then who joined first."""
+    return sorted(peers, key=lambda state: (not state.is_local, -state.rate(now), state.order))

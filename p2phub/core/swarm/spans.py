@@ -74,6 +74,7 @@ class SpanPlanner:
     """Lays pages on the line and cuts it into spans; keeps what is missing."""
 
     def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes  # expected in all
         self.pages: list[Page] = []
         self.is_closed = False  # no more pages will come
         self.missing_bytes = 0
@@ -88,6 +89,15 @@ class SpanPlanner:
         self._line = array("Q")  # the starts of all spans, ascending
         self._line_spans = array("I")  # which span begins there
         self._open = _OpenSpan()
+
+    @property
+    def held_bytes(self) -> int:
+        return self.total_bytes - self.missing_bytes
+
+    @property
+    def is_complete(self) -> bool:
+        """All pages are known and nothing of them is missing."""
+        return self.is_closed and self.missing_bytes == 0
 
     def __len__(self) -> int:
         """Spans cut so far; their indexes are 0 to len - 1."""

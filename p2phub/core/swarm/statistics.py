@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from p2phub.core.swarm.actions import Peer
+from p2phub.core.swarm.picker import Picker
 from p2phub.core.swarm.pipeline import PeerState
+from p2phub.core.swarm.rates import RateMeter
+from p2phub.core.swarm.spans import SpanPlanner
+
+RATE_WINDOW_S = 5.0  # of what is shown: shorter jumps about, longer lags behind
+
+
+class Tally:
+    """What peers sent, and how fast."""
+
+    def __init__(self) -> None:
+        self.fetched_bytes = 0  # verified, and missing until then
+        self.duplicate_bytes = 0  # verified, but held already
+        self._meter: RateMeter | None = None
+
+    def count(self, fresh_bytes: int, received_bytes: int, since: float, now: float) -> None:
+        """Bytes were verified, `fresh_bytes` of them new. since: when they were asked for."""
+        self.fetched_bytes += fresh_bytes
+        self.duplicate_bytes += received_bytes - fresh_bytes
+        if self._meter is None:
+            self._meter = RateMeter(since, RATE_WINDOW_S)
+        self._meter.add(fresh_bytes, now)
+
+    def rate(self, now: float) -> float:
+        """New bytes per second."""
+        return self._meter.rate(now) if self._meter is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +82,33 @@ class DownloadStatistics:
     requests_count: int  # in flight
     peers: tuple[PeerFacts, ...]
     liars: tuple[Peer, ...]  # sent wrong bytes, oldest first
+
+    @classmethod
+    def of(
+        cls,
+        planner: SpanPlanner,
+        picker: Picker,
+        tally: Tally,
+        peers: Collection[PeerState],
+        liars: Iterable[Peer],
+        now: float,
+    ) -> DownloadStatistics:
+        total_bytes = planner.total_bytes
+        if not planner.is_closed:
+            total_bytes = max(total_bytes, planner.size_bytes)
+        rate = tally.rate(now)
+        left_bytes = total_bytes - planner.held_bytes
+        return cls(
+            verified_bytes=planner.held_bytes,
+            fetched_bytes=tally.fetched_bytes,
+            duplicate_bytes=tally.duplicate_bytes,
+            total_bytes=total_bytes,
+            rate_bytes_per_s=rate,
+            eta_s=0.0 if planner.is_complete else left_bytes / rate if rate > 1.0 else None,
+            is_complete=planner.is_complete,
+            spans_count=len(planner),
+            spans_open_count=picker.open.bit_count(),
+            requests_count=sum(len(state.requests) for state in peers),
+            peers=tuple(PeerFacts.of(state, now) for state in peers),
+            liars=tuple(liars),
+        )

@@ -1,9 +1,10 @@
-"""The announce queue keeps its pace, takes each key's result, tries again, and survives a restart."""
+"""The announce queue keeps its pace, takes each key's result, tries again and survives restarts."""
 
 from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
 from p2phub.core.discovery.announce import (
     ANNOUNCES_MAX,
@@ -75,7 +76,7 @@ def test_a_failed_key_is_tried_again_with_back_off_until_it_is_held() -> None:
     queue.add(KeyKind.MANIFEST, name(1), 0.0)
     log = run(queue, 3600.0, 0)
     first = [at for at, action in log if action.number == 0]
-    waits = [later - earlier for earlier, later in zip(first, first[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(first)]
     assert len(waits) >= 5 and waits[0] < 20 < waits[-1]
     queue.on_network(3600.0)
     log = run(queue, 3700.0, 20, 3600.0)

@@ -1,8 +1,9 @@
-"""A node started offline keeps trying, never in step with others, and joins when the network is back."""
+"""A node started offline keeps trying, not in step with others, and joins when it can."""
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from p2phub.core.discovery.bootstrap import (
     ADDRESSES_MAX,
@@ -23,7 +24,7 @@ def test_an_offline_node_keeps_trying_at_most_a_minute_apart() -> None:
         deadline = bootstrap.next_deadline()
         assert deadline is not None and deadline > now
         now = deadline
-    waits = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(times)]
     assert waits[0] <= 1.0 and max(waits) <= BACK_OFF_S_MAX and len(waits) > 60
     assert len(set(waits[-10:])) > 5
 

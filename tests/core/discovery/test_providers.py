@@ -1,4 +1,4 @@
-"""Providers are hints: deduplicated, ranked, spread over networks, backed off, and never a liar again."""
+"""Providers are hints: deduplicated, ranked, spread over networks; a liar is never asked again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Super-seeding: each span is offered once, shared among seeds, until all have a holder who is no seed."""
+"""Super-seeding: a span is offered once, by one seed, until it has a holder that is no seed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_seeds_share_the_spans_without_a_word() -> None:
 def test_offering_is_over_when_every_span_has_a_holder_who_is_no_seed() -> None:
     offers = seed(others=("other seed",))
     assert not offers.is_over
-    offers.on_have_delta("p0", PAGE, range(0, 40), 1.0)
+    offers.on_have_delta("p0", PAGE, range(40), 1.0)
     offers.on_have_delta("p1", PAGE, range(40, COUNT), 1.0)
     assert offers.is_over and offers.spread_count == COUNT
     assert offers.next_actions(1.0) == []

@@ -71,7 +71,7 @@ def test_one_id_for_two_requests_is_a_violation() -> None:
 
 
 def test_givers_keep_their_slots() -> None:
-    uploads, peers = crowd(10, 4)
+    uploads, _ = crowd(10, 4)
     for now in range(1, 31):
         for peer in ("p7", "p8"):
             uploads.on_received(peer, 1_000_000, float(now))
