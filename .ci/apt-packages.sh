@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Debian packages that some tests use. Nothing else needs them: `make setup`, `make demo` and `make test` run
-# without root; a test that misses its program is skipped and says so.
+# Debian packages that some tests use. Nothing else needs them: `make setup`, `make demo` and `make
+# test` run without root; a test that misses its program is skipped and says so.
 #
-#   iproute2   network namespaces and veth pairs: tests marked `root` (several hosts on one machine)
-#   nginx      the HTTPS server that the benchmarks compare with, run as a plain process on loopback
-#   curl       its client
+#   iproute2      several hosts on one machine: network namespaces, veth pairs, shaped links
+#   nginx-light   the HTTPS server that the benchmarks compare with, a plain process on loopback
+#   curl          its client
+#   openssl       reads the key files that we write
 #
 # Usage, as root: .ci/apt-packages.sh
 set -euo pipefail
 
-packages=(iproute2 nginx curl)
+packages=(iproute2 nginx-light curl openssl)
+
+is_installed() {
+    dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
+}
 
 missing=()
 for package in "${packages[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    is_installed "$package" || missing+=("$package")
 done
 if [ "${#missing[@]}" -eq 0 ]; then
     echo "apt-packages: all there: ${packages[*]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import trio
 
@@ -27,10 +28,10 @@ def identity(number: int) -> Identity:
     return identity_from_seed(number.to_bytes(32, "big"))
 
 
-def node(number: int, *, listen: str = LOOPBACK, **settings: object) -> Libp2pNetwork:
+def node(number: int, *, listen: str = LOOPBACK, **settings: Any) -> Libp2pNetwork:
     """A node whose identity and jitter follow from its number; it echoes, and does not run yet."""
     rng = random.Random(number)
-    network = Libp2pNetwork(identity(number), [listen], rng=rng, **settings)  # type: ignore[arg-type]
+    network = Libp2pNetwork(identity(number), [listen], rng=rng, **settings)
     network.serve(ECHO, echo)
     return network
 

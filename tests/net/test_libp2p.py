@@ -171,10 +171,9 @@ async def test_libp2ps_own_host_and_ours_understand_each_other(nursery: trio.Nur
     async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):  # type: ignore[attr-defined]
         with trio.fail_after(20):
             # They dial, open and upload.
-            await host.connect(info_from_p2p_addr(Multiaddr(ours.addresses()[0])))  # type: ignore[attr-defined]
-            theirs = await host.new_stream(  # type: ignore[attr-defined]
-                info_from_p2p_addr(Multiaddr(ours.addresses()[0])).peer_id, [TProtocol(ECHO)]
-            )
+            us = info_from_p2p_addr(Multiaddr(ours.addresses()[0]))
+            await host.connect(us)  # type: ignore[attr-defined]
+            theirs = await host.new_stream(us.peer_id, [TProtocol(ECHO)])  # type: ignore[attr-defined]
             await theirs.write(data[:100_000])
             back = b""
             while len(back) < 100_000:

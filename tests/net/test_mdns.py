@@ -7,7 +7,7 @@ import gc
 import pytest
 import trio
 
-from p2phub.net.base import PeerAddress
+from p2phub.net.base import Network, PeerAddress
 from p2phub.net.mdns import find_local_peers, peer_address_of
 from tests.net.nodes import address_of, identity, nodes
 
@@ -27,8 +27,8 @@ async def test_two_nodes_on_one_network_find_each_other(nursery: trio.Nursery) -
     async with trio.open_nursery() as search:
         for network in (one, other):
 
-            async def find(network: object = network) -> None:
-                await find_local_peers(network, on_found, interfaces=["127.0.0.1"])  # type: ignore[arg-type]
+            async def find(network: Network = network) -> None:
+                await find_local_peers(network, on_found, interfaces=["127.0.0.1"])
 
             search.start_soon(find)
         with trio.fail_after(10):

@@ -295,9 +295,9 @@ async def test_metadata_of_another_signer_is_refused(tmp_path: Path) -> None:
         ours = await publish_signed(a, model, tmp_path / "a")
         theirs = await publish_signed(b, model, tmp_path / "b")
         files = a._publishers.follower(ours.publisher_id)
-        stolen = {name: files.metadata(name) for name in ("1.root.json", "timestamp.json")}
+        stolen = {name: files.metadata(name) or b"" for name in ("1.root.json", "timestamp.json")}
         with pytest.raises(TrustError):
-            await b.publish_commit(theirs.publisher_id, "tiny", "1.0", stolen, "lab")  # type: ignore[arg-type]
+            await b.publish_commit(theirs.publisher_id, "tiny", "1.0", stolen, "lab")
 
 
 async def test_what_was_seen_is_not_rolled_back(tmp_path: Path) -> None:
@@ -305,10 +305,10 @@ async def test_what_was_seen_is_not_rolled_back(tmp_path: Path) -> None:
     async with node(tmp_path / "a") as a:
         published = await publish_signed(a, model, tmp_path / "a", version="1")
         follower = a._publishers.follower(published.publisher_id)
-        old = {"timestamp.json": follower.metadata("timestamp.json")}
+        old = {"timestamp.json": follower.metadata("timestamp.json") or b""}
         await publish_signed(a, model, tmp_path / "a", version="2")
         with pytest.raises(RollbackRefused):
-            await a.publish_commit(published.publisher_id, "tiny", "2", old, "lab")  # type: ignore[arg-type]
+            await a.publish_commit(published.publisher_id, "tiny", "2", old, "lab")
 
 
 async def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
