@@ -46,6 +46,9 @@ from p2phub.store.base import Method, ObjectState, Place, Placement, Release, St
 LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
 ROOM_SLACK_BYTES = 64 << 20  # never fill the last of a disk: the index and logs need room
 PROGRESS_PERIOD_S = 0.1
+HASH_AHEAD_BYTES = 32 << 20  # of one file before the next one has its turn
+HASH_AHEAD_FILES = 64  # of a release: smaller ones cost little to hash at the end
+HASH_AHEAD_PAUSE_S = 0.02  # gathers some MB, so that a thread is not woken for every frame
 REPAIRS_MAX = 2  # times that chunks the disk lost are asked for again before the fetch fails
 
 OnTransfer = Callable[[Transfer, Resolved, int], AbstractContextManager[None]]
@@ -244,9 +247,24 @@ class Fetching:
         with self._on_transfer(transfer, plan.resolved, total_bytes):
             async with open_tasks() as nursery:
                 nursery.start_soon(report)
+                nursery.start_soon(self._hash_ahead, plan, transfer)
                 await transfer.run()
                 nursery.cancel_scope.cancel()
         return _shares(transfer)
+
+    async def _hash_ahead(self, plan: _Plan, transfer: Transfer) -> None:
+        """Hash files while they arrive, each as far as it is there without a gap."""
+        largest = sorted(plan.objects, key=lambda file: -file.size)[:HASH_AHEAD_FILES]
+        while True:
+            arrived = transfer.next_arrival()
+            hashed_bytes = 0
+            for file in largest:
+                hashed_bytes += await trio.to_thread.run_sync(
+                    self._store.hash_ahead, file.object, HASH_AHEAD_BYTES
+                )
+            if not hashed_bytes:
+                await arrived.wait()
+                await trio.sleep(HASH_AHEAD_PAUSE_S)
 
     async def _complete(
         self, plan: _Plan, search: Search, shares: list[PeerShare], progress: ProgressSink

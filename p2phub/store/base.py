@@ -271,6 +271,12 @@ class Store(Protocol):
         will be asked for again.
         """
 
+    def hash_ahead(self, object: Digest, size_max: int) -> int:
+        """Hash up to about `size_max` bytes more of an open part, as far as it is written without a
+        gap from its start; how many. What is hashed now, `finish` need not read again. 0: nothing
+        to do now.
+        """
+
     def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
         """Turn a part with all its chunks into a whole file: recompute the SHA-256, sync, rename.
 

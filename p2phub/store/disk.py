@@ -35,6 +35,7 @@ from p2phub.store.base import (
 )
 from p2phub.store.file_system import FileSystem, failures, network_file_system
 from p2phub.store.finishing import Finishing
+from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index
 from p2phub.store.journal import Journal
@@ -150,6 +151,17 @@ class DiskStore:
             return placement or Placement(self._holdings.path(found), {}, 0)
         file = FileRecord(place.path, row.size, row.sha256, row.digest, row.chunk_count)
         return self._placing.place_files([file], place.folder)
+
+    def hash_ahead(self, object: Digest, size_max: int) -> int:
+        found = self._holdings.named(object)
+        if found is None or found.row.kind != "part" or found.is_whole:
+            return 0
+        with found.lock:
+            prefix = found.prefix = found.prefix or PrefixHash()
+        try:
+            return prefix.advance(self._holdings, found, size_max)
+        except NotHeld:
+            return 0  # finished or dropped meanwhile
 
     def status(self, object: Digest) -> ObjectStatus | None:
         found = self._holdings.named(object)

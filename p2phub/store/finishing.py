@@ -10,10 +10,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from p2phub.digest import Sha256, digest
+from p2phub.digest import digest
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import part_in
 from p2phub.store.base import FileStamp, Method, ObjectState, Place, Placement
+from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Journal, adopted
@@ -79,14 +80,12 @@ class Finishing:
 
     def _recompute(self, object: StoredObject) -> None:
         """Raises DigestMismatch or CorruptChunk unless the SHA-256 is as the record says."""
-        sha256, row = Sha256(), object.row
-        buffer = memoryview(bytearray(READ_BYTES))
-        for offset in range(0, row.size, READ_BYTES):
-            view = buffer[: min(READ_BYTES, row.size - offset)]
-            if self._holdings.read(object, offset, view) < len(view):
-                break
-            sha256.update(view)
-        if sha256.digest() == row.sha256:
+        row = object.row
+        prefix, object.prefix = object.prefix, None
+        if prefix is not None and self._hash_rest(object, prefix) == row.sha256:
+            return
+        got = self._hash_rest(object, PrefixHash())
+        if got == row.sha256:
             return
         damaged = self._clear_damaged(object)
         if damaged:
@@ -100,7 +99,18 @@ class Finishing:
         with self._holdings.index.transaction() as change:
             change.change_object(object.row)
             change.drop_bits(row.id)
-        raise _mismatch(row, sha256.digest())
+        raise _mismatch(row, got)
+
+    def _hash_rest(self, object: StoredObject, prefix: PrefixHash) -> bytes:
+        """The SHA-256 of the file, of which `prefix` is hashed already."""
+        buffer = memoryview(bytearray(READ_BYTES))
+        with prefix.lock:
+            for offset in range(prefix.offset, object.row.size, READ_BYTES):
+                view = buffer[: min(READ_BYTES, object.row.size - offset)]
+                if self._holdings.read(object, offset, view) < len(view):
+                    break
+                prefix.sha256.update(view)
+            return prefix.sha256.digest()
 
     def _clear_damaged(self, object: StoredObject) -> int:
         """Compare every chunk with its name; how many are wrong and were cleared."""

@@ -178,6 +178,9 @@ class MemoryStore:
             self._waiting_bytes, self._waiting_since = 0, None
             return [(page, array("I", sorted(indexes))) for page, indexes in done.items()]
 
+    def hash_ahead(self, object: Digest, size_max: int) -> int:
+        return 0
+
     def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
         with self.lock:
             found = self._objects.get(object)

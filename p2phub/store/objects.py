@@ -10,12 +10,16 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import count
 from threading import Condition, Lock
+from typing import TYPE_CHECKING
 
 from p2phub.errors import MalformedDocument
 from p2phub.proto.content import ObjectRecord
 from p2phub.store import bits
 from p2phub.store.base import ObjectState
 from p2phub.store.index import ObjectRow, SegmentRow
+
+if TYPE_CHECKING:
+    from p2phub.store.hashing import PrefixHash
 
 _WHOLE = (ObjectState.COMPLETE, ObjectState.CONDEMNED)
 file_keys = count(1)  # names of open files, never used twice
@@ -39,6 +43,7 @@ class StoredObject:
         self.written = {number: bytearray(some) for number, some in (held or {}).items()}
         self.durable = {number: bytearray(some) for number, some in (held or {}).items()}
         self.pending: dict[int, list[int]] = {}
+        self.prefix: PrefixHash | None = None  # of a part: what is hashed of it so far
         self._first_chunks = [segment.first_chunk for segment in segments]
 
     @property

@@ -1,0 +1,69 @@
+"""The SHA-256 of a file while it is still arriving: of the stretch that is written without a gap
+from its start.
+
+Hashing beside the download uses a core that would wait, and reads bytes that are still in memory;
+at the end only the rest is left. Nothing is believed of it: if the sum is not what the record says,
+`finish` reads the whole file again before it condemns anybody.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from p2phub.digest import Sha256
+from p2phub.errors import NotHeld
+from p2phub.store import bits
+from p2phub.store.holdings import Holdings
+from p2phub.store.objects import StoredObject
+
+READ_BYTES = 1 << 20  # at a time: large enough for the disk, small enough to stay in the cache
+
+
+class PrefixHash:
+    """How far one object's file is hashed. Thread-safe; one thread hashes at a time."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.sha256 = Sha256()
+        self.offset = 0  # bytes hashed so far
+        self._segment = 0  # where the next chunk is listed
+        self._index = 0
+
+    def advance(self, holdings: Holdings, object: StoredObject, size_max: int) -> int:
+        """Hash up to about `size_max` bytes more of what is written; how many. 0: nothing to do, or
+        another thread is at it.
+        """
+        if not self.lock.acquire(blocking=False):
+            return 0
+        try:
+            begin = self.offset
+            while self.offset - begin < size_max:
+                size = self._stretch(holdings, object)
+                if not size:
+                    break
+                view = memoryview(bytearray(size))
+                if holdings.read(object, self.offset - size, view) < size:
+                    self.offset -= size  # the file was moved under us: `finish` hashes from here
+                    raise NotHeld("a part was cut short")
+                self.sha256.update(view)
+            return self.offset - begin
+        finally:
+            self.lock.release()
+
+    def _stretch(self, holdings: Holdings, object: StoredObject) -> int:
+        """Step over the next written chunks, READ_BYTES or one chunk; how many bytes they have."""
+        size = 0
+        while self._segment < len(object.segments):
+            segment = object.segments[self._segment]
+            lengths = holdings.segment_page(segment).lengths
+            written = object.written_bits(segment)
+            while self._index < len(lengths) and bits.get(written, self._index):
+                if size and size + lengths[self._index] > READ_BYTES:
+                    break
+                size += lengths[self._index]
+                self._index += 1
+            if size or self._index < len(lengths):
+                break
+            self._segment, self._index = self._segment + 1, 0
+        self.offset += size
+        return size
