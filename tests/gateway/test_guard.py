@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 
 from p2phub.gateway.server import CONNECTIONS_MAX, HEAD_BYTES_MAX
 from tests.gateway.serving import following, publish, serving, write_model
@@ -200,3 +203,27 @@ async def test_names_of_strangers_are_escaped_on_the_page(tmp_path: Path) -> Non
         reply = await served.ask("/")
     assert b"<script" not in reply.body and b"\\u202e" in reply.body
     assert "default-src 'none'" in reply.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("evil.example", b"403"), ("127.0.0.1", b"200"), ("[::1]", b"200")]
+)
+async def test_the_same_holds_over_http_2(host: str, status: bytes) -> None:
+    async with serving(MemoryNode(World())) as served, await served.connect() as stream:
+        client = H2Connection(H2Configuration(client_side=True))
+        client.initiate_connection()
+        head = [
+            (":method", "GET"),
+            (":authority", host),
+            (":scheme", "http"),
+            (":path", "/healthz"),
+        ]
+        client.send_headers(1, [pair for pair in head if pair[1]], end_stream=True)
+        await stream.send_all(client.data_to_send())
+        seen: list[bytes] = []
+        with trio.fail_after(5):
+            while not seen:
+                for event in client.receive_data(await stream.receive_some()):
+                    if isinstance(event, ResponseReceived):
+                        seen.append(dict(event.headers)[b":status"])
+        assert seen == [status]
