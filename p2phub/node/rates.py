@@ -15,6 +15,8 @@ from p2phub.core.swarm.limiter import GRANT_INTERVAL_S, Limiter
 from p2phub.net.base import PeerId
 from p2phub.net.lane_credit import RateCredit
 
+AHEAD_BYTES = 1 << 20  # that a waiting channel may take at once: 50 MB/s for each at least
+
 
 class Rates:
     """The limits of one direction. `run` must run."""
@@ -61,13 +63,16 @@ class Rates:
             await trio.sleep(GRANT_INTERVAL_S)
 
     def _grant(self, now: float) -> None:
+        """Whoever waits gets its share of all that there is: a lane draws it in small steps."""
+        waiting = [(credit, peer) for credit, peer in self._credits.items() if credit.wanted_bytes]
         wants: dict[str, int] = {}
-        for credit, peer in self._credits.items():
-            if credit.wanted_bytes:
-                wants[peer] = wants.get(peer, 0) + credit.wanted_bytes
+        for _, peer in waiting:
+            wants[peer] = wants.get(peer, 0) + AHEAD_BYTES
         granted = self.limiter.grant(wants, now)
-        for credit, peer in self._credits.items():
-            share = min(credit.wanted_bytes, granted.get(peer, 0))
-            if share:
-                granted[peer] -= share
-                credit.refill(share)
+        for peer, size_bytes in granted.items():
+            channels = [credit for credit, owner in waiting if owner == peer]
+            for number, credit in enumerate(channels):
+                share = size_bytes // (len(channels) - number)
+                size_bytes -= share
+                if share:
+                    credit.refill(share)

@@ -65,3 +65,22 @@ async def test_what_a_closed_channel_did_not_use_goes_to_the_others(
         await trio.sleep(0.06)
         assert staying.draw(65_536) > 40_000
         nursery.cancel_scope.cancel()
+
+
+async def test_one_channel_moves_as_fast_as_a_high_limit_allows(autojump_clock: MockClock) -> None:
+    rates = Rates(30 * RATE)
+    credit, drawn = RateCredit(), [0]
+    rates.add(credit, PEER)
+
+    async def draw_in_small_steps() -> None:
+        while True:
+            while got := credit.draw(65_536):
+                drawn[0] += got
+            await trio.sleep(0.001)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rates.run)
+        nursery.start_soon(draw_in_small_steps)
+        await trio.sleep(2.0)
+        assert 0.95 * 60 * RATE <= drawn[0] <= 1.05 * 60 * RATE
+        nursery.cancel_scope.cancel()
