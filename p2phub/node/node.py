@@ -93,7 +93,11 @@ async def open_node(
     if network is None:
         identity = load_or_create_identity(home.identity)
         network = Libp2pNetwork(identity, settings.listen)
-    own_store: Store = store or await trio.to_thread.run_sync(DiskStore, home.store)
+    own_store: Store
+    if store is None:
+        own_store = await trio.to_thread.run_sync(DiskStore, home.store)
+    else:
+        own_store = store
     try:
         listener = LaneListener(settings.lane_listen.host, settings.lane_listen.port)
         node = Node(home, settings, network, own_store, listener)
@@ -252,6 +256,7 @@ class Node:
         )
 
     async def status(self) -> StatusView:
+        await self._recheck_files()
         usage = await trio.to_thread.run_sync(self._store.usage)
         releases = await trio.to_thread.run_sync(self._store.releases)
         announced = self._announcing.statistics()
@@ -425,17 +430,23 @@ class Node:
         )
 
     async def _watch_files(self) -> None:
+        while True:
+            await self._recheck_files()
+            await trio.sleep(RECHECK_PERIOD_S)
+
+    async def _recheck_files(self) -> None:
         """Find adopted files that were edited or removed; tell the user and take back what was
         announced.
         """
         await trio.to_thread.run_sync(self._store.recheck)
-        while True:
-            for lost in await trio.to_thread.run_sync(self._store.withdrawn):
-                status = await trio.to_thread.run_sync(self._store.status, lost.object)
-                self._announcing.withdraw_object(lost.object, status.sha256 if status else None)
-                self.notice("FileChanged", f"{lost.path}: {lost.reason}")
-            await trio.sleep(RECHECK_PERIOD_S)
-            await trio.to_thread.run_sync(self._store.recheck)
+        for lost in await trio.to_thread.run_sync(self._store.withdrawn):
+            status = await trio.to_thread.run_sync(self._store.status, lost.object)
+            self._announcing.withdraw_object(lost.object, status.sha256 if status else None)
+            self.notice(
+                "FileChanged",
+                f"{lost.reason}: what it held is no longer shared. Put it back as it was, fetch it "
+                "anew, or publish the folder as another version",
+            )
 
     async def _keep_bootstrap(self) -> None:
         data = json.dumps(self._bootstrap).encode()

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ PROGRAM: Final = str(Path(sys.executable).with_name("p2phub"))
 READY_TIMEOUT_S: Final = 60.0  # twenty interpreters that start at once on two cores
 COMMAND_TIMEOUT_S: Final = 120.0
 POLL_S: Final = 0.02
+BUG_EXIT_CODE: Final = 1
 PASSPHRASE: Final = "a passphrase for tests\n"
 
 Limits = Callable[[], None]  # run in the child before it becomes the program
@@ -145,7 +146,10 @@ class Daemon:
         return self.address.rpartition("/p2p/")[2]
 
     def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Outcome:
-        return command(self.home, *arguments, timeout_s=timeout_s)
+        outcome = command(self.home, *arguments, timeout_s=timeout_s)
+        if outcome.code == BUG_EXIT_CODE:  # the daemon's log has the traceback
+            return replace(outcome, stderr=f"{self.log()}\n{outcome.stderr}")
+        return outcome
 
     def json(self, *arguments: str) -> Any:
         return self.run(*arguments, "--json").value
