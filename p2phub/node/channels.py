@@ -75,6 +75,7 @@ class _StreamTicket:
     peer: PeerId
     on_channel: OnSending
     on_event: OnEvent
+    expires_s: float  # clock of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Channels:
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()
         self._buffers = BufferPool()
+        self._offered: dict[Session, bytes] = {}  # the one ticket that each session has open
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
         self._streams = SpanStreams(self._events)
@@ -151,8 +153,11 @@ class Channels:
     async def offer_sending(
         self, session: Session, on_channel: OnSending, on_event: OnEvent
     ) -> LaneTicket | LaneRefused:
-        """A ticket for the other end of `session`, if there is room for one more channel."""
-        assert self._nursery is not None
+        """A ticket for the other end of `session`, if there is room for one more channel.
+
+        It takes the place of the one offered before: `take_back` it when the session ends.
+        """
+        self.take_back(session)
         if len(self._open) >= 2 * LANES_EACH_WAY_MAX:
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
@@ -168,9 +173,19 @@ class Channels:
             except LanesBusy:
                 return LaneRefused()
             port, fingerprint = self._listener.port, self._listener.fingerprint
-        self._stream_tickets[secret] = _StreamTicket(session.peer, on_channel, on_event)
-        self._nursery.start_soon(self._expire, secret)
+        expires_s = trio.current_time() + LANE_TICKET_LIFETIME_S
+        ticket = _StreamTicket(session.peer, on_channel, on_event, expires_s)
+        self._stream_tickets[secret] = ticket
+        self._offered[session] = secret
         return LaneTicket(secret, fingerprint, port)
+
+    def take_back(self, session: Session) -> None:
+        """Let nobody use the ticket that `session` has open, if it has one."""
+        secret = self._offered.pop(session, None)
+        if secret is not None:
+            self._stream_tickets.pop(secret, None)
+            if self._listener is not None:
+                self._listener.revoke_ticket(secret)
 
     async def open_sending(
         self, ticket: LaneTicket, session: Session, on_event: OnEvent
@@ -182,7 +197,8 @@ class Channels:
         return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
 
     def offer_strand(self, session: Session, channel: SendingChannel) -> LaneTicket | LaneRefused:
-        """A ticket for one more strand of a lane that the other end dialled."""
+        """As `offer_sending`, for one more strand of a lane that the other end dialled."""
+        self.take_back(session)
         if (
             self._listener is None
             or session.remote_host is None
@@ -199,6 +215,7 @@ class Channels:
             secret = self._listener.issue_ticket(session.remote_host, on_strand)
         except LanesBusy:
             return LaneRefused()
+        self._offered[session] = secret
         return LaneTicket(secret, self._listener.fingerprint, self._listener.port)
 
     def _sending_lane(self, channel: LaneChannel, peer: PeerId, on_event: OnEvent) -> SendingLane:
@@ -212,7 +229,8 @@ class Channels:
         with trio.move_on_after(LANE_HANDSHAKE_TIMEOUT_S):
             secret = await stream.receive_exactly(TICKET_BYTES)
         ticket = self._stream_tickets.get(secret)
-        if ticket is None or ticket.peer != stream.peer:
+        is_late = ticket is not None and trio.current_time() > ticket.expires_s
+        if ticket is None or is_late or ticket.peer != stream.peer:
             await stream.reset()
             return
         del self._stream_tickets[secret]
@@ -223,10 +241,6 @@ class Channels:
         ticket.on_channel(channel)
         await channel.run()
 
-    async def _expire(self, secret: bytes) -> None:
-        await trio.sleep(LANE_TICKET_LIFETIME_S)
-        self._stream_tickets.pop(secret, None)
-
     # ---- the downloading end ---------------------------------------------------------------------
 
     async def open_receiving(
@@ -236,7 +250,6 @@ class Channels:
 
         Raises P2phubError.
         """
-        assert self._nursery is not None
         try:
             return self._receiving_lane(await self._dial(ticket, session), session.peer, on_event)
         except P2phubError:
@@ -245,7 +258,12 @@ class Channels:
         if channel is not None:
             return self._receiving_lane(channel, session.peer, on_event)
         stream = await self._network.open(session.peer, protocols.SPAN)
-        await stream.send(ticket.ticket)
+        try:
+            await stream.send(ticket.ticket)
+        except BaseException:
+            await stream.reset()
+            raise
+        assert self._nursery is not None
         receiving = ReceivingStream(stream, self._streams)
         self._add(receiving, session.peer, on_event, self.down)
         self._nursery.start_soon(receiving.run)
@@ -295,9 +313,12 @@ class Channels:
             await session.send(LaneTicket(secret, self._listener.fingerprint, self._listener.port))
             with trio.move_on_after(REVERSE_TIMEOUT_S):
                 await done.wait()
+        except BaseException:
+            for channel in arrived:
+                channel.close()
+            raise
         finally:
-            if not arrived:
-                self._listener.revoke_ticket(secret)
+            self._listener.revoke_ticket(secret)
         return arrived[0] if arrived else None
 
     # ---- events ----------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ from p2phub.store.base import SpanReader, Store
 
 SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
 SESSIONS_MAX = 512  # over all peers
+OUTBOX_MAX = 1024  # messages that wait for one session; whoever reads none of them is let go
 IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
 
 
@@ -171,8 +172,9 @@ class _ServedSession:
         self._machine = serving._machine
         self._store = serving._store
         self._readers: dict[int, SpanReader] = {}  # requested, by request id
-        self._outbox_send, self._outbox = trio.open_memory_channel[Message](1024)
+        self._outbox_send, self._outbox = trio.open_memory_channel[Message](OUTBOX_MAX)
         self._channel: SendingChannel | None = None
+        self._is_dialling = False
         self._scope = trio.CancelScope()
         self._watch = PageWatch(serving._watches, self._outbox_send.send)
         self.manifests: set[Digest] = set()
@@ -195,6 +197,7 @@ class _ServedSession:
                     nursery.cancel_scope.cancel()
         finally:
             self._watch.close()
+            self._serving._channels.take_back(self._session)
             if self._channel is not None:
                 self._channel.close()
 
@@ -274,7 +277,9 @@ class _ServedSession:
                 else:
                     self._say(self._serving._channels.offer_strand(self._session, self._channel))
             case LaneTicket():
-                nursery.start_soon(self._dial_lane, message)
+                if self._channel is None and not self._is_dialling:
+                    self._is_dialling = True
+                    nursery.start_soon(self._dial_lane, message)
             case Have(page, bits):
                 self._serving._seeding.on_have(self._key, page, bits)
             case HaveDelta(page, indexes):
@@ -306,10 +311,15 @@ class _ServedSession:
         if size_bytes > SPAN_BYTES_MAX:
             self._say(Reject(request_id, REJECT_TOO_LARGE))
             return
+        if 0 in reader.lengths:  # an empty file among a page's entries: no chunk, and no frame
+            self._say(Reject(request_id, REJECT_NOT_HELD))
+            return
         self._readers[request_id] = reader
         self._machine.on_request(self._key, request_id, runs, size_bytes, trio.current_time())
 
     async def _on_join(self, manifest: Digest) -> None:
+        if manifest in self.manifests:
+            return  # or whoever says it often makes us drown the others in introductions
         if len(self.manifests) >= MANIFESTS_PER_PEER_MAX:
             raise ProtocolViolation("a session joined more swarms than one may")
         others = self._serving.members(manifest, but=self.peer)
@@ -323,21 +333,24 @@ class _ServedSession:
         """Tell the other end of further members of a swarm, as far as they can be dialled."""
         known = map(self._serving._network.known_address, peers)
         rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)
-        if rows:
+        # Who has more to read than that is not let go for what strangers do.
+        is_busy = self._outbox.statistics().current_buffer_used > OUTBOX_MAX // 2
+        if rows and not is_busy:
             self._say(Peers(manifest, rows))
 
     # ---- the byte channel ------------------------------------------------------------------------
 
     async def _dial_lane(self, ticket: LaneTicket) -> None:
         """The downloader could not reach our listener and offers its own."""
-        if self._channel is None:
-            try:
-                channel = await self._serving._channels.open_sending(
-                    ticket, self._session, self._on_event
-                )
-            except P2phubError:
-                return  # it will fall back to a stream
-            self._on_channel(channel)
+        try:
+            channel = await self._serving._channels.open_sending(
+                ticket, self._session, self._on_event
+            )
+        except P2phubError:
+            return  # it will fall back to a stream
+        finally:
+            self._is_dialling = False
+        self._on_channel(channel)
 
     def _on_channel(self, channel: SendingChannel) -> None:
         if self._channel is not None or self._scope.cancel_called:

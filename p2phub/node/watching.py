@@ -13,12 +13,14 @@ from typing import TypeAlias
 import trio
 
 from p2phub.digest import Digest
-from p2phub.errors import ContentError, ProtocolViolation
+from p2phub.errors import ContentError
 from p2phub.proto.limits import INDEXES_PER_DELTA_MAX
 from p2phub.proto.messages import Have, HaveDelta, Message
 from p2phub.store.base import Store
 
-PAGES_WATCHED_MAX = 1 << 16  # by one session: half a gigabyte of chunk lists
+# By one session, the last it asked about: as many as a seed asks of one release.
+PAGES_WATCHED_MAX = 4096
+WATCHES_MAX = 1 << 18  # by all sessions together: about 100 MB; beyond, questions are only answered
 DELTA_PERIOD_S = 0.1  # between two words on what is new
 
 Entries: TypeAlias = Iterable[tuple[Digest, Sequence[int]]]  # (page, entries) held from now on
@@ -33,6 +35,7 @@ class Watches:
         # look-ups at once: strangers' questions must not take all worker threads
         self.disk = trio.CapacityLimiter(4)
         self.by_page: dict[Digest, set[PageWatch]] = {}
+        self.count = 0
 
     def on_held(self, entries: Entries) -> None:
         """Chunks became available here."""
@@ -47,18 +50,14 @@ class PageWatch:
     def __init__(self, watches: Watches, say: Say) -> None:
         self._watches = watches
         self._say = say
-        self._pages: set[Digest] = set()
+        self._pages: dict[Digest, None] = {}  # oldest first
         self._news: dict[Digest, set[int]] = {}
         self._noted = trio.Event()
 
     async def tell(self, pages: Sequence[Digest]) -> None:
-        """Answer a question, and watch from now on. Raises ProtocolViolation over the bound."""
+        """Answer a question, and watch from now on."""
         for page in pages:
-            if len(self._pages) >= PAGES_WATCHED_MAX:
-                raise ProtocolViolation("a session asks about more pages than one may watch")
-            self._pages.add(page)
-            self._watches.by_page.setdefault(page, set()).add(self)
-            self._news.pop(page, None)
+            self._begin(page)
             try:
                 bits = await trio.to_thread.run_sync(
                     self._watches.store.held, page, limiter=self._watches.disk
@@ -85,9 +84,25 @@ class PageWatch:
                     await self._say(HaveDelta(page, tuple(part)))
 
     def close(self) -> None:
-        for page in self._pages:
-            watchers = self._watches.by_page[page]
-            watchers.discard(self)
-            if not watchers:
-                del self._watches.by_page[page]
-        self._pages.clear()
+        for page in list(self._pages):
+            self._end(page)
+
+    def _begin(self, page: Digest) -> None:
+        """Watch one more page; over the bound, the one asked about longest ago no more."""
+        if page in self._pages:
+            self._end(page)
+        elif len(self._pages) >= PAGES_WATCHED_MAX:
+            self._end(next(iter(self._pages)))
+        if self._watches.count < WATCHES_MAX:
+            self._pages[page] = None
+            self._watches.by_page.setdefault(page, set()).add(self)
+            self._watches.count += 1
+
+    def _end(self, page: Digest) -> None:
+        del self._pages[page]
+        self._news.pop(page, None)
+        self._watches.count -= 1
+        watchers = self._watches.by_page[page]
+        watchers.discard(self)
+        if not watchers:
+            del self._watches.by_page[page]
