@@ -15,6 +15,7 @@ BENCHMARKS = {
     "update": "bytes that a second version costs",
     "small_files": "20,000 small files beside one large file",
     "random_range": "random mebibytes of a remote gibibyte",
+    "flash_crowd": "8 peers and 1 or 3 seeds on shaped links, beside libtorrent; needs root",
     "idle": "memory and processor time of a daemon that seeds and waits",
 }
 
@@ -31,9 +32,16 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="where the files lie (the system's temporary folder)"
     )
+    crowd = parser.add_argument_group("flash_crowd")
+    crowd.add_argument("--seeds", type=int, choices=(1, 3), help="peers that hold everything (1)")
+    crowd.add_argument("--free-rider", action="store_true", help="one peer never uploads")
     arguments = parser.parse_args()
+    wishes = {"seeds": arguments.seeds, "free_rider": arguments.free_rider or None}
+    options = {name: wish for name, wish in wishes.items() if wish is not None}
+    if options and arguments.name != "flash_crowd":
+        parser.error("--seeds and --free-rider are of flash_crowd")
     module = importlib.import_module(f"tests.benchmarks.{arguments.name}")
-    result = module.run(arguments.folder, arguments.rounds)
+    result = module.run(arguments.folder, arguments.rounds, **options)
     if arguments.json:
         print(json.dumps(result, default=str))
     else:

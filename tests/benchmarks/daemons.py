@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from tests.benchmarks.measuring import cpu_of_s, peak_rss_mb, rss_mb
 
 COMMAND = str(Path(sys.executable).with_name("p2phub"))
-LOOPBACK_LISTEN = "/ip4/127.0.0.1/tcp/0"
+PROGRAM = (COMMAND, "daemon")
 PASSPHRASE = "measured, not secret"
 ENDING_TIMEOUT_S = 10.0
 
@@ -73,14 +73,19 @@ class Daemon:
 
 
 @contextmanager
-def daemon(home: Path, *options: str) -> Iterator[Daemon]:
-    """A daemon that serves; it is ended by SIGTERM, as a service would be."""
+def daemon(
+    home: Path, *options: str, host: str = "127.0.0.1", program: Sequence[str] = PROGRAM
+) -> Iterator[Daemon]:
+    """A daemon that serves; it is ended by SIGTERM, as a service would be.
+
+    host: the address that peers reach it at. program: another command that takes its options.
+    """
     home.mkdir(parents=True, exist_ok=True)
     log = (home.parent / f"{home.name}.log").open("w+")
     process = subprocess.Popen(
         [
-            *(COMMAND, "daemon", "--listen", LOOPBACK_LISTEN),
-            *("--lane-listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--no-mdns", *options),
+            *(*program, "--listen", f"/ip4/{host}/tcp/0"),
+            *("--lane-listen", f"{host}:0", "--gateway", "127.0.0.1:0", "--no-mdns", *options),
         ],
         env=_environment(home),
         stdout=subprocess.PIPE,
