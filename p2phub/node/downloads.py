@@ -475,9 +475,10 @@ class _PeerSession:
             self._spans.pop(request_id, None)
             self._done_counts.pop(request_id, None)
             self._machine.on_wrong_bytes(self._peer, request_id, now)
-        elif isinstance(error, PeerError):
+        elif isinstance(error, ProtocolViolation):
             self._share.fault = str(error)
             self.is_ended = True
+        # A line that broke or a peer that stalled is nobody's fault: the session tries again.
 
 
 def _entries(runs: Sequence[Run], first: int, stop: int) -> list[tuple[Digest, range]]:
