@@ -177,10 +177,13 @@ class OutgoingSpans:
         return len(self._queue) + len(self._cancelled)
 
     def enqueue(self, span: OutgoingSpan) -> bool:
-        """Send `span` after those before it; False when LANE_SPANS_MAX wait already."""
+        """Send `span` after those before it; False when LANE_SPANS_MAX wait already.
+
+        One that was cancelled waits too, until the peer could be told so.
+        """
         assert len(span.lengths) > 0
         with self.changed:
-            if len(self._queue) >= LANE_SPANS_MAX:
+            if len(self) >= LANE_SPANS_MAX:
                 return False
             self._queue.append(span)
             self.changed.notify_all()

@@ -269,7 +269,7 @@ async def test_pages_without_end_are_watched_within_a_bound(tmp_path: Path) -> N
     """Whoever asks about ever new pages is answered, and the oldest are watched no more."""
     async with scene(tmp_path) as stage:
         session = await session_with(stage.mallory, stage.victim)
-        count = 3 * PAGES_WATCHED_MAX
+        count = PAGES_WATCHED_MAX + 1024
         pages = [number.to_bytes(32, "big") for number in range(count)]
 
         async def ask() -> None:
@@ -304,12 +304,15 @@ async def test_requests_and_cancels_without_end_are_bounded(tmp_path: Path) -> N
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
-            for id in range(1, 2000):
-                await session.send(Request(id, (Run(name, readme, readme + 1),)), Cancel(id))
-            await trio.sleep(0.5)
+            for first in range(1, 1000, 50):
+                ids = range(first, first + 50)
+                run = Run(name, readme, readme + 1)
+                await session.send(*(Request(id, (run,)) for id in ids))
+                await trio.sleep(0.05)  # until they are with the channel
+                await session.send(*(Cancel(id) for id in ids))
             nursery.cancel_scope.cancel()
         [channel] = stage.victim._channels._open
-        assert len(channel._spans) <= 2 * LANE_SPANS_MAX  # type: ignore[attr-defined]
+        assert 0 < len(channel._spans) <= LANE_SPANS_MAX  # type: ignore[attr-defined]
         [served] = stage.victim._serving._sessions.values()
         assert len(served._readers) <= 64
         await stream.reset()
@@ -321,7 +324,7 @@ async def test_a_peer_that_reads_nothing_is_let_go(tmp_path: Path) -> None:
     async with scene(tmp_path) as stage:
         session = await session_with(stage.mallory, stage.victim)
         pages = tuple(number.to_bytes(32, "big") for number in range(512))
-        with trio.move_on_after(3):
+        with trio.move_on_after(1):
             while True:  # until our own window is full: the answers are never read
                 await session.send(Ask(pages))
         assert await is_serving(stage)
