@@ -34,7 +34,7 @@ Say = Callable[[str, Message], None]  # to the session of this key
 class _Swarm:
     """The sessions that joined one manifest's swarm, and its machine once it runs."""
 
-    sessions: dict[str, bool] = field(default_factory=dict)  # key: whether it has an upload slot
+    sessions: dict[str, None] = field(default_factory=dict)  # keys, in order of joining
     machine: Offers | None = None
     pages: tuple[Digest, ...] = ()
     is_loading: bool = False
@@ -49,6 +49,7 @@ class Seeding:
         self._me = me
         self._say = say
         self._swarms: dict[Digest, _Swarm] = {}
+        self._slots: set[str] = set()  # sessions with an upload slot: most get it before they join
         self._changed = trio.Event()
 
     async def run(self) -> None:
@@ -67,24 +68,25 @@ class Seeding:
 
     def on_join(self, key: str, manifest: Digest) -> None:
         swarm = self._swarms.setdefault(manifest, _Swarm())
-        swarm.sessions.setdefault(key, False)
+        swarm.sessions[key] = None
         self._greet(swarm, key)
         self._changed.set()
 
     def on_gone(self, key: str) -> None:
+        self._slots.discard(key)
         for manifest, swarm in list(self._swarms.items()):
-            if swarm.sessions.pop(key, None) is not None and swarm.machine is not None:
-                swarm.machine.on_peer_gone(key, trio.current_time())
+            if key in swarm.sessions:
+                del swarm.sessions[key]
+                if swarm.machine is not None:
+                    swarm.machine.on_peer_gone(key, trio.current_time())
             if not swarm.sessions:
                 del self._swarms[manifest]
         self._changed.set()
 
     def on_slot(self, key: str, has_slot: bool) -> None:
-        for swarm in self._swarms.values():
-            if key in swarm.sessions:
-                swarm.sessions[key] = has_slot
-                if swarm.machine is not None:
-                    swarm.machine.on_slot(key, has_slot)
+        (self._slots.add if has_slot else self._slots.discard)(key)
+        for machine in self._machines_of(key):
+            machine.on_slot(key, has_slot)
         self._changed.set()
 
     def on_have(self, key: str, page: Digest, bits: bytes) -> None:
@@ -150,7 +152,7 @@ class Seeding:
         if swarm.machine is None:
             return
         swarm.machine.on_peer(key, trio.current_time())
-        swarm.machine.on_slot(key, swarm.sessions[key])
+        swarm.machine.on_slot(key, key in self._slots)
         for start in range(0, len(swarm.pages), PAGES_PER_ASK_MAX):
             self._say(key, Ask(swarm.pages[start : start + PAGES_PER_ASK_MAX]))
 
