@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from p2phub.cli.demo_material import FLIGHTS_COUNT, Material, prepare
 from p2phub.cli.demo_nodes import DemoFailed, DemoNode, read_by_stock_tools
-from p2phub.cli.render import duration, note, size
+from p2phub.cli.render import duration, note
 from p2phub.control.protocol import Json
 from p2phub.digest import sha256
+from p2phub.display import size_text
 from p2phub.errors import P2phubError
 
 ANNOUNCED_TIMEOUT_S: Final = 60.0
@@ -103,7 +104,7 @@ class Demo:
             ):
                 files = [path for path in place.rglob("*") if path.is_file()]
                 total = sum(path.stat().st_size for path in files)
-                saw(f"{name}: {len(files)} files, {size(total)}")
+                saw(f"{name}: {len(files)} files, {size_text(total)}")
             self._passphrase.write_text("correct horse battery staple\n")
             self._passphrase.chmod(0o600)
         with self._report.step("start three daemons") as saw:
@@ -129,7 +130,7 @@ class Demo:
             self._publisher_id = model["publisher_id"]
             check(flights["publisher_id"] == self._publisher_id, "one publisher signed both")
             extra = model["extra_bytes"] + flights["extra_bytes"]
-            saw(f"files taken by {model['method']}, {size(extra)} more on disk")
+            saw(f"files taken by {model['method']}, {size_text(extra)} more on disk")
             saw(f"content id {model['content_id'][:16]}…")
             self._wait_announced(self._alpha)
         return model
@@ -141,7 +142,7 @@ class Demo:
             fetched = 0
             for name in ("minilm", "flights"):
                 fetched += self._beta.run("fetch", f"lab/{name}")["bytes_fetched"]
-            saw(f"{size(fetched)} from alpha")
+            saw(f"{size_text(fetched)} from alpha")
             self._wait_announced(self._beta)
 
     def _third_node(self) -> None:
@@ -168,7 +169,7 @@ class Demo:
                 f"{shares[self._alpha.peer_id] / total:.0%} from alpha, "
                 f"{shares[self._beta.peer_id] / total:.0%} from beta"
             )
-            saw(f"{size(model['bytes_fetched'] / model['seconds'])}/s")
+            saw(f"{size_text(model['bytes_fetched'] / model['seconds'])}/s")
             self._check_signature(model, "minilm", "1.0")
             self._check_files(self._material.model, Path(model["path"]))
             flights = self._gamma.run(
@@ -242,8 +243,8 @@ class Demo:
             part = result["bytes_fetched"] / result["data_size"]
             check(part < 0.05, f"an update of one tensor costs little, not {part:.1%}")
             saw(
-                f"{size(result['bytes_fetched'])} fetched of {size(result['data_size'])} "
-                f"({part:.1%}), {size(result['bytes_reused'])} from its own disk"
+                f"{size_text(result['bytes_fetched'])} fetched of {size_text(result['data_size'])} "
+                f"({part:.1%}), {size_text(result['bytes_reused'])} from its own disk"
             )
 
     def _stock_tools(self) -> None:

@@ -8,8 +8,8 @@ import textwrap
 import traceback
 from typing import Final
 
-from p2phub.cli.render import visible
 from p2phub.control.protocol import RemoteError, error_object
+from p2phub.display import visible
 from p2phub.errors import P2phubError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it

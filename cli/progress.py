@@ -7,8 +7,9 @@ import sys
 from types import TracebackType
 from typing import Final, Self
 
-from p2phub.cli.render import duration, plural, size, visible
+from p2phub.cli.render import duration, plural
 from p2phub.control.protocol import Json
+from p2phub.display import size_text, visible
 
 STAGES: Final = {
     "resolve": "looking up the name",
@@ -57,12 +58,12 @@ def line(progress: Json, width: int) -> str:
     rate, peers = float(progress.get("rate_bytes_per_s") or 0), int(progress.get("peers") or 0)
     parts = [stage]
     if isinstance(total, int) and total > 0:
-        parts.append(f"{size(done)} of {size(total)}")
+        parts.append(f"{size_text(done)} of {size_text(total)}")
         parts.append(f"{min(done * 100 // total, 100)} %")
     elif done:
-        parts.append(size(done))
+        parts.append(size_text(done))
     if rate >= 1:
-        parts.append(f"{size(rate)}/s")
+        parts.append(f"{size_text(rate)}/s")
     if peers:
         parts.append(plural(peers, "peer"))
     if isinstance(total, int) and rate >= 1 and total > done:

@@ -1,4 +1,4 @@
-"""Values as text for people: sizes, times, tables; and strangers' words made harmless."""
+"""Values as text for people: times, tables, lists; and where each goes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-
-def visible(text: object) -> str:
-    """`text` with every character that a terminal would act on, or nobody would see, as an
-    escape.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
-def size(count: float) -> str:
-    """Bytes with three digits and a decimal unit: 90.9 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if value >= 99.95 or unit == "B" else f"{value:.1f} {unit}"
+from p2phub.display import visible
 
 
 def duration(seconds: float) -> str:

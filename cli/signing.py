@@ -5,7 +5,6 @@ The daemon never sees a passphrase or a key that signs releases; it gets the sig
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Final
 import click
 
 from p2phub.control.home_folder import prepare_home
+from p2phub.durable import sync_folder
 from p2phub.errors import BadPassphrase, UsageError
 from p2phub.paths import Home
 from p2phub.trust.keys import KeyRole, check_passphrase, create_keys, key_file, load_key
@@ -83,11 +83,7 @@ def create_publisher(home: Home, passphrase: str) -> str:
         shutil.rmtree(repository, ignore_errors=True)
         raise
     for folder in (home.keys, home.publishers):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
     return created.publisher_id
 
 

@@ -6,8 +6,9 @@ import click
 
 from p2phub.cli.options import Invocation, absolute, common, invocation, peer_option
 from p2phub.cli.progress import ProgressLine
-from p2phub.cli.render import note, out, out_json, plural, size, visible
+from p2phub.cli.render import note, out, out_json, plural
 from p2phub.control.protocol import Json
+from p2phub.display import size_text, visible
 
 
 @click.command()
@@ -72,9 +73,10 @@ def describe(result: Json) -> None:
     rate = result["bytes_fetched"] / max(result["seconds"], 0.001)
     senders = [peer for peer in result["peers"] if peer["bytes"]]
     note(
-        f"{plural(result['file_count'], 'file')}, {size(result['data_size'])}: "
-        f"{size(result['bytes_fetched'])} from {plural(len(senders), 'peer')} at {size(rate)}/s, "
-        f"{size(result['bytes_reused'])} from this disk ({result['method']})"
+        f"{plural(result['file_count'], 'file')}, {size_text(result['data_size'])}: "
+        f"{size_text(result['bytes_fetched'])} from {plural(len(senders), 'peer')} "
+        f"at {size_text(rate)}/s, "
+        f"{size_text(result['bytes_reused'])} from this disk ({result['method']})"
     )
     for peer in result["peers"]:
         if peer["fault"]:

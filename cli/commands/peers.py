@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from p2phub.cli.options import Invocation, common, invocation
-from p2phub.cli.render import note, out, out_json, size, table, visible
+from p2phub.cli.render import note, out, out_json, table
+from p2phub.display import size_text, visible
 
 
 @click.command()
@@ -28,8 +29,8 @@ def peers(run: Invocation) -> None:
                     row["peer_id"],
                     (row["addresses"] or ["?"])[0],
                     row["direction"],
-                    size(row["received_bytes"]),
-                    size(row["sent_bytes"]),
+                    size_text(row["received_bytes"]),
+                    size_text(row["sent_bytes"]),
                     row["lanes"],
                     row["agent"],
                 )

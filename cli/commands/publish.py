@@ -10,10 +10,11 @@ import click
 
 from p2phub.cli.options import Invocation, absolute, common, invocation
 from p2phub.cli.progress import ProgressLine
-from p2phub.cli.render import note, out, out_json, plural, size, visible
+from p2phub.cli.render import note, out, out_json, plural
 from p2phub.control.client import ControlClient
 from p2phub.control.protocol import Json
 from p2phub.core.trust.versions import normal_version
+from p2phub.display import size_text, visible
 from p2phub.errors import BadReleaseName, TrustError
 from p2phub.proto.content_id import parse_content_id
 from p2phub.proto.names import is_name
@@ -105,8 +106,8 @@ def publish(
         out_json({**prepared, **published})
         return
     note(
-        f"{plural(prepared['file_count'], 'file')}, {size(prepared['data_size'])}, taken by "
-        f"{prepared['method']}: {size(prepared['extra_bytes'])} more on disk"
+        f"{plural(prepared['file_count'], 'file')}, {size_text(prepared['data_size'])}, taken by "
+        f"{prepared['method']}: {size_text(prepared['extra_bytes'])} more on disk"
     )
     note(
         f"signed by {published['publisher_id']}, here {visible(published['petname'])}; "

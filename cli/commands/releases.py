@@ -6,8 +6,9 @@ import click
 
 from p2phub.cli.options import Invocation, common, invocation, peer_option
 from p2phub.cli.progress import ProgressLine
-from p2phub.cli.render import fields, note, out, out_json, plural, size, table, visible
+from p2phub.cli.render import fields, note, out, out_json, plural, table
 from p2phub.control.protocol import Json
+from p2phub.display import size_text, visible
 from p2phub.errors import DigestMismatch
 
 
@@ -31,7 +32,7 @@ def ls(run: Invocation) -> None:
                     row["reference"],
                     row["kind"] or "?",
                     row["file_count"],
-                    size(row["data_size"]),
+                    size_text(row["data_size"]),
                     state(row),
                     row["content_id"],
                 )
@@ -70,7 +71,7 @@ def show(run: Invocation, reference: str, peers: tuple[str, ...]) -> None:
         ("tags", ", ".join(view["tags"])),
         ("made from", ", ".join(view["base"])),
         ("trained on", ", ".join(view["datasets"])),
-        ("size", f"{size(view['data_size'])} in {plural(len(view['files']), 'file')}"),
+        ("size", f"{size_text(view['data_size'])} in {plural(len(view['files']), 'file')}"),
     ]
     if signer is not None:
         rows += [
@@ -92,7 +93,7 @@ def show(run: Invocation, reference: str, peers: tuple[str, ...]) -> None:
     out(
         table(
             [
-                (file["path"], size(file["size"]), held(file), file["sha256"], file["object"])
+                (file["path"], size_text(file["size"]), held(file), file["sha256"], file["object"])
                 for file in view["files"]
             ],
             ("file", "size", "held", "sha256", "content id"),
@@ -127,5 +128,7 @@ def verify(run: Invocation, reference: str) -> None:
         )
     if not run.json:
         missing = found["missing_bytes"]
-        rest = f"; {size(missing)} are not held here" if missing else ""
-        out(f"verified {plural(found['file_count'], 'file')}, {size(found['data_size'])}{rest}")
+        rest = f"; {size_text(missing)} are not held here" if missing else ""
+        out(
+            f"verified {plural(found['file_count'], 'file')}, {size_text(found['data_size'])}{rest}"
+        )

@@ -8,7 +8,8 @@ import click
 
 from p2phub.cli.options import Invocation, common, invocation
 from p2phub.cli.progress import line
-from p2phub.cli.render import duration, fields, out, out_json, size, visible
+from p2phub.cli.render import duration, fields, out, out_json
+from p2phub.display import size_text, visible
 from p2phub.errors import UsageError
 
 
@@ -32,9 +33,9 @@ def status(run: Invocation) -> None:
                 ("running for", duration(state["uptime_s"])),
                 ("peers", f"{state['peers']} connected, {state['routing_table']} in the table"),
                 ("releases", state["releases"]),
-                ("on disk", size(state["stored_bytes"])),
-                ("received", size(state["received_bytes"])),
-                ("sent", size(state["sent_bytes"])),
+                ("on disk", size_text(state["stored_bytes"])),
+                ("received", size_text(state["received_bytes"])),
+                ("sent", size_text(state["sent_bytes"])),
                 ("announced", f"{held} keys" + (f", {queued} queued" if queued else "")),
             ]
         )

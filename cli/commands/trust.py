@@ -7,8 +7,9 @@ import time
 import click
 
 from p2phub.cli.options import Invocation, common, invocation
-from p2phub.cli.render import duration, note, out, out_json, table, visible
+from p2phub.cli.render import duration, note, out, out_json, table
 from p2phub.control.protocol import Json
+from p2phub.display import visible
 
 
 @click.group()

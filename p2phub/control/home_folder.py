@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from p2phub.config import CONFIG_BYTES_MAX, Settings, about, parse_config, settings, toml_line
+from p2phub.durable import write_durably
 from p2phub.errors import BadSetting, DaemonAlreadyRunning
 from p2phub.paths import Home
 
@@ -113,9 +114,4 @@ def write_setting(home: Home, name: str, value: object | None) -> None:
     """Write or remove one setting, all or nothing. Raises BadSetting."""
     edited = with_setting(read_config(home.config), name, value)
     prepare_home(home)
-    temporary = home.config.with_name(home.config.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(edited)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(home.config)
+    write_durably(home.config, edited.encode())

@@ -10,6 +10,7 @@ from html import escape
 from typing import Final
 
 from p2phub.digest import sha256
+from p2phub.display import size_text, visible
 from p2phub.gateway.http import Response
 from p2phub.node.api import ReleaseSummary, StatusView
 
@@ -63,16 +64,6 @@ def _row(release: ReleaseSummary) -> str:
     )
 
 
-def size_text(size: int) -> str:
-    """Bytes for people: three digits and a decimal unit."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if value >= 99.5 or unit == "B" else f"{value:.1f} {unit}"
-
-
 def _shown(text: str) -> str:
     """A stranger's words: markup escaped, characters that no one sees made visible."""
-    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+    return escape(visible(text))

@@ -16,6 +16,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.peer.id import ID
 
+from p2phub.durable import sync_folder
 from p2phub.errors import BadSetting, UnsafeKeyFile
 from p2phub.net.base import PeerId
 
@@ -47,9 +48,8 @@ def load_or_create_identity(path: Path) -> Identity:
         return identity_from_seed(_read_seed(path))
     except FileNotFoundError:
         _write_seed(path, secrets.token_bytes(SEED_BYTES))
-        return identity_from_seed(
-            _read_seed(path)
-        )  # another process may have been first: what is on disk counts
+        # Another process may have been first: what is on disk counts.
+        return identity_from_seed(_read_seed(path))
 
 
 def _read_seed(path: Path) -> bytes:
@@ -96,8 +96,4 @@ def _write_seed(path: Path, seed: bytes) -> None:
             pass  # Another process made one meanwhile, and a key is never replaced.
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -37,6 +37,7 @@ from p2phub.net.addresses import (
 )
 from p2phub.net.base import PeerAddress, PeerId, RoutingStatus, Stream
 from p2phub.net.connection import PeerStream, Served
+from p2phub.net.lookup import ProviderLookup
 from p2phub.net.swarm import Swarm
 from p2phub.proto.limits import (
     DHT_ANNOUNCEMENTS_PER_10_S,
@@ -76,23 +77,6 @@ def position_of_peer(peer: str) -> int:
 
 def position_of_key(key: bytes) -> int:
     return int.from_bytes(sha256(key), "big")
-
-
-class ProviderLookup:
-    """Providers of one key as they are found: a `Lookup` of p2phub.net.base."""
-
-    def __init__(self, found: trio.MemoryReceiveChannel[PeerAddress]) -> None:
-        self._found = found
-        self.asked_count = 0
-
-    def __aiter__(self) -> ProviderLookup:
-        return self
-
-    async def __anext__(self) -> PeerAddress:
-        try:
-            return await self._found.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise StopAsyncIteration from None
 
 
 class Kademlia:

@@ -39,6 +39,7 @@ from p2phub.net.base import (
     PeerStatus,
     RoutingStatus,
 )
+from p2phub.net.lookup import ProviderLookup
 from p2phub.proto.limits import STREAM_WINDOW_BYTES, STREAMS_PER_PEER_MAX
 
 _ED25519_PREFIX = bytes.fromhex("002408011220")  # of an inlined key, as peer ids begin
@@ -185,21 +186,6 @@ class MemoryStream:
     def fail(self, reason: str) -> None:
         self._incoming.fail(reason)
         self._outgoing.fail(reason)
-
-
-class _MemoryLookup:
-    def __init__(self, found: trio.MemoryReceiveChannel[PeerAddress]) -> None:
-        self._found = found
-        self.asked_count = 0
-
-    def __aiter__(self) -> _MemoryLookup:
-        return self
-
-    async def __anext__(self) -> PeerAddress:
-        try:
-            return await self._found.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise StopAsyncIteration from None
 
 
 class MemoryNetwork:
@@ -358,7 +344,7 @@ class MemoryNetwork:
         if self._nursery is None:
             raise NetworkError("the network is not running")
         send, receive = trio.open_memory_channel[PeerAddress](count)
-        lookup = _MemoryLookup(receive)
+        lookup = ProviderLookup(receive)
         scope = trio.CancelScope(deadline=trio.current_time() + timeout_s)
 
         async def ask() -> None:

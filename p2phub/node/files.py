@@ -1,14 +1,12 @@
-"""The node's own small files: read with a bound, written so that a crash leaves the old or the new,
-never a part.
-"""
+"""The node's own small files: read with a bound, replaced whole, seen by their owner alone."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from p2phub import durable
 from p2phub.errors import StoreFailed
 
 
@@ -31,18 +29,7 @@ def read_json(path: Path, size_max: int) -> Any:  # Any: json's
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file whole. Raises StoreFailed."""
-    temporary = path.with_name(path.name + ".new")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.write_durably(path, data, mode=0o600)
     except OSError as error:
         raise StoreFailed(f"cannot write {path}: {error.strerror}", path=str(path)) from error

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Final
 
 from p2phub.core.trust.freshness import trusted_time
+from p2phub.durable import make_folder, sync_folder, write_durably
 from p2phub.errors import EquivocationFound, FloorLost, RollbackRefused, StoreFailed
 from p2phub.proto.limits import EVIDENCE_ROWS_MAX
-from p2phub.trust.durable import make_folder, sync_folder, write_durably
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = """

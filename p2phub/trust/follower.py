@@ -30,6 +30,7 @@ from pathlib import Path
 
 from p2phub.core.trust.freshness import Freshness, freshness, instant
 from p2phub.core.trust.releases import ReleaseStatement, choose_release
+from p2phub.durable import make_folder, sync_folder
 from p2phub.errors import (
     BadReleaseName,
     FloorLost,
@@ -46,7 +47,6 @@ from p2phub.trust.documents import (
     read_timestamp,
     timestamp_fields,
 )
-from p2phub.trust.durable import make_folder, sync_folder
 from p2phub.trust.floor import Floor
 from p2phub.trust.selection import Selection, nobody
 from p2phub.trust.updater import tuf_errors

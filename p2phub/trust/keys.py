@@ -37,9 +37,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner
 
+from p2phub.durable import make_folder, write_durably
 from p2phub.errors import BadPassphrase, BadSigningKey, UnsafeKeyFile, WrongPassphrase
 from p2phub.paths import signing_key
-from p2phub.trust.durable import make_folder, write_durably
 
 PASSPHRASE_LENGTH_MIN: Final = 8
 KEY_FILE_BYTES_MAX: Final = 16 * 1024  # a PEM file of a 32-byte key has some 400

@@ -32,6 +32,7 @@ from tuf.api.metadata import (
 from p2phub.core.trust.freshness import instant
 from p2phub.core.trust.releases import Attestation, ReleaseStatement, ReleaseStatus
 from p2phub.core.trust.versions import normal_version
+from p2phub.durable import exclusive, make_folder, sync_folder, write_durably
 from p2phub.errors import BadReleaseName, UsageError, VersionExists
 from p2phub.paths import RepositoryFolder, metadata_file
 from p2phub.proto.names import is_name, publisher_id_text
@@ -39,7 +40,6 @@ from p2phub.trust.documents import (
     read_root,
     release_statements,
 )
-from p2phub.trust.durable import exclusive, make_folder, sync_folder, write_durably
 from p2phub.trust.release_records import parse_release_record, release_path, release_record
 from p2phub.trust.root_chain import check_next_root
 from p2phub.trust.signed_state import TARGETS_LIFETIME, SignedState

@@ -20,6 +20,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from p2phub.durable import make_folder, write_durably
 from p2phub.errors import (
     MetadataExpired,
     MetadataIncomplete,
@@ -37,7 +38,6 @@ from p2phub.proto.limits import (
     TARGETS_BYTES_MAX,
     TIMESTAMP_BYTES_MAX,
 )
-from p2phub.trust.durable import make_folder, write_durably
 
 _BASE: Final = "peers:/"  # never dialled: the fetcher takes the file name off its end
 _CONFIG: Final = UpdaterConfig(

@@ -12,8 +12,9 @@ import pytest
 
 from p2phub.cli.messages import show_error
 from p2phub.cli.progress import line
-from p2phub.cli.render import duration, fields, plural, size, table, visible
+from p2phub.cli.render import duration, fields, plural, table
 from p2phub.control.protocol import RemoteError
+from p2phub.display import size_text, visible
 from p2phub.errors import StoreFull, UnknownPetname
 
 P2PHUB = Path(sys.executable).with_name("p2phub")
@@ -106,7 +107,7 @@ def test_an_error_of_a_newer_daemon_is_still_told(capsys: pytest.CaptureFixture[
 
 
 def test_values_read_well() -> None:
-    assert [size(n) for n in (0, 999, 1000, 90_868_376, 999_600, 10**15)] == [
+    assert [size_text(n) for n in (0, 999, 1000, 90_868_376, 999_600, 10**15)] == [
         "0 B", "999 B", "1.0 kB", "90.9 MB", "1.0 MB", "1000 TB",
     ]  # fmt: skip
     assert [duration(s) for s in (0.4, 59.6, 75, 700, 5000, 10**6)] == [

@@ -16,14 +16,16 @@ from pathlib import Path
 
 try:
     import fcntl
-except (
-    ImportError
-):  # pragma: no cover - there is no flock on Windows; one daemon and one command at a time there
+except ImportError:  # pragma: no cover
+    # There is no flock on Windows: one daemon and one command at a time there.
     fcntl = None  # type: ignore[assignment]
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` at `path`, in place of what is there; a power cut after it cannot undo it."""
+    """Put `data` at `path`, in place of what is there; a power cut after it cannot undo it.
+
+    Readers see the old file or the new one, never a part.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "wb") as file:
