@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -148,6 +149,25 @@ class StoreUsage:
     pack_bytes: int  # documents and small files
     adopted_bytes: int  # users' files used in place: not the store's own
     free_bytes: int  # on the store's file system
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedObject:
+    """A file's content that is not held any more: take back what was announced of it."""
+
+    object: Digest
+    sha256: bytes
+    size: int  # bytes of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection took away, or would take away."""
+
+    objects: tuple[CollectedObject, ...]
+    forgotten_count: int  # of them: users' files, which stay where they are
+    chunk_count: int  # documents and small files
+    freed_bytes: int  # on the disk
 
 
 class SpanReader(Protocol):
@@ -365,6 +385,19 @@ class Store(Protocol):
 
     def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
         """Leases (manifest, owner, until_s) that have not run out."""
+
+    def keeping(self, root: Digest | None = None) -> AbstractContextManager[None]:
+        """While the block runs, no collection takes what `root` names, or, without a root, what is
+        put or taken meanwhile by anybody. For this process alone: a lease outlives it.
+        """
+
+    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
+        """Free what no release and no lease names, and nobody reads or writes now.
+
+        now_s: seconds since 1970. Users' own files are forgotten and stay where they are; a part
+        that was written to in the last hour stays. is_dry_run: only say what would go. Raises
+        CorruptChunk, and takes nothing, where the file list of a release can't be read.
+        """
 
     # ---- itself ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p2phub.digest import Digest, digest
@@ -23,6 +24,7 @@ from p2phub.proto.manifest import FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
 from p2phub.store.base import (
+    Collected,
     FileStamp,
     ObjectState,
     ObjectStatus,
@@ -33,6 +35,7 @@ from p2phub.store.base import (
     StoreUsage,
     Withdrawn,
 )
+from p2phub.store.collecting import Collecting
 from p2phub.store.file_system import FileSystem, failures, network_file_system
 from p2phub.store.finishing import Finishing
 from p2phub.store.hashing import PrefixHash
@@ -71,6 +74,7 @@ class DiskStore:
         self._finishing = Finishing(self._holdings, self._journal, self._parts)
         self._taking = Taking(self._holdings, self._journal)
         self._placing = Placing(self._holdings)
+        self._collecting = Collecting(self._holdings, self._journal, self._parts)
         self._packs = packs
         if is_empty and not is_new:
             Rebuild(self._holdings, self._journal).run()
@@ -90,6 +94,7 @@ class DiskStore:
             if len(chunk) > CHUNK_BYTES_MAX:
                 raise TooLarge(f"a chunk of {len(chunk)} bytes exceeds {CHUNK_BYTES_MAX}")
             names.append(digest(chunk))
+        self._holdings.keeping.note(names)
         held = self._index.in_packs(names)
         new = [(name, chunk) for name, chunk in zip(names, chunks, strict=True) if name not in held]
         for start in range(0, len(new), PUT_CHUNKS_MAX):
@@ -278,6 +283,13 @@ class DiskStore:
     def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
         return self._index.leases(now_s)
 
+    def keeping(self, root: Digest | None = None) -> AbstractContextManager[None]:
+        keeping = self._holdings.keeping
+        return keeping.recording() if root is None else keeping.root(root)
+
+    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
+        return self._collecting.collect(now_s, is_dry_run=is_dry_run)
+
     # ---- itself
 
     def usage(self) -> StoreUsage:
@@ -330,7 +342,8 @@ class DiskStore:
         )  # fmt: skip
 
     def _recover(self) -> None:
-        """Understand what a crash left of each part."""
+        """Carry out what a crash left doomed, and understand what it left of each part."""
+        self._collecting.redo()
         for id in self._index.object_ids("state = 'partial' AND kind = 'part'"):
             object = self._holdings.object(id)
             if object is not None:

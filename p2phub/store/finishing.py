@@ -176,11 +176,12 @@ class Finishing:
             files.sync(writer, source)
         finally:
             files.close(writer)
-        files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
-        files.sync_folder(target.parent)
-        files.sync_folder(source.parent)
-        remove_empty(source.parent)
-        self._complete(object, kind="data", path=None, stamp=None)
+        with self._holdings.sweeping:
+            files.move(source, target, self._holdings.folder.scratch / row.digest.hex())
+            files.sync_folder(target.parent)
+            files.sync_folder(source.parent)
+            remove_empty(source.parent)
+            self._complete(object, kind="data", path=None, stamp=None)
         return Placement(target, {}, 0)
 
     def _change(self, object: StoredObject, **fields: object) -> None:

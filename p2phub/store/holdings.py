@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from stat import S_ISREG
-from threading import Lock
+from threading import Lock, RLock
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -26,6 +26,7 @@ from p2phub.store.base import FileStamp, ObjectState, Withdrawn
 from p2phub.store.cache import Cache
 from p2phub.store.file_system import FileSystem
 from p2phub.store.index import Index, ObjectRow, SegmentRow, sample_key
+from p2phub.store.keeping import Keeping
 from p2phub.store.objects import StoredObject, file_keys
 from p2phub.store.open_files import OpenFiles
 from p2phub.store.packs import Location, Packs
@@ -65,6 +66,9 @@ class Holdings:
         self._open: OpenFiles[int] = OpenFiles(files.close)
         self._withdrawn: list[Withdrawn] = []
         self._quarantined = count(1)
+        self.keeping = Keeping()
+        # Held while whole files are unlinked, and by whoever brings one to the same place.
+        self.sweeping = RLock()
 
     # ---- single chunks
 
@@ -75,10 +79,13 @@ class Holdings:
         is_corrupt = False
         location = self.packs.pending(name) or self.index.locate(name)
         if location is not None:
-            data = self._from_pack(name, location)
-            if data is not None:
-                return data
-            is_corrupt = True
+            try:
+                data = self.packed(name, location)
+                if data is not None:
+                    return data
+                is_corrupt = True
+            except NotHeld:
+                pass
         for object, segment, index in self._outside_packs(name):
             try:
                 data = self._from_object(name, object, segment, index)
@@ -278,7 +285,10 @@ class Holdings:
 
     # ---- within
 
-    def _from_pack(self, name: Digest, location: Location) -> bytes | None:
+    def packed(self, name: Digest, location: Location) -> bytes | None:
+        """A chunk in a pack; None if it was damaged, and is cleared now. Raises NotHeld if it was
+        collected meanwhile.
+        """
         data = bytearray(location.length)
         try:
             got = self.packs.read(location, memoryview(data))
@@ -286,12 +296,17 @@ class Holdings:
             got = 0
         if got == location.length and digest(data) == name:
             return bytes(data)
+        now = self.index.locate(name)
+        if now is None:
+            raise NotHeld(f"this node does not hold the chunk {name.hex()}", digest=name.hex())
+        if now != location:
+            return self.packed(name, now)  # its pack was written anew meanwhile
         with self.index.transaction() as change:
-            change.drop_chunk(name)
+            change.drop_chunks([name])
         self.pages.drop(name)
         path = self.folder.pack(location.pack)
         with self._lock:
-            self._withdrawn.append(Withdrawn(name, path, "is damaged", ((name, ()),)))
+            self._withdrawn.append(Withdrawn(name, path, f"{path} is damaged", ((name, ()),)))
         self._quarantine(name, 0, bytes(data))
         return None
 

@@ -23,6 +23,7 @@ from p2phub.errors import StoreError, StoreFailed, StoreFull, StoreNewer
 from p2phub.store.base import FileStamp, ObjectState, Release
 from p2phub.store.file_system import FileSystem, failure
 from p2phub.store.packs import Location
+from p2phub.store.schema import ADDITIONS, SCHEMA
 
 INDEX_VERSION = 1
 BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, never for another program
@@ -32,49 +33,6 @@ SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
 SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
 CANDIDATES_MAX = 16  # places of one chunk that are tried: zeros are in every file
 _STAMP = struct.Struct(">QQQqq")
-
-_SCHEMA = """
-CREATE TABLE pack(number INTEGER PRIMARY KEY, size INTEGER NOT NULL);
-CREATE TABLE chunk(
-    digest BLOB PRIMARY KEY, pack INTEGER NOT NULL REFERENCES pack, offset INTEGER NOT NULL,
-    length INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE object(
-    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
-    sha256 BLOB NOT NULL, chunk_count INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT NOT NULL,
-    path BLOB, target BLOB, stamp BLOB
-);
-CREATE INDEX object_sha256 ON object(sha256);
-CREATE TABLE segment(
-    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL,
-    digest BLOB NOT NULL, first_chunk INTEGER NOT NULL, offset INTEGER NOT NULL,
-    chunk_count INTEGER NOT NULL, data_size INTEGER NOT NULL,
-    PRIMARY KEY(object, number)
-) WITHOUT ROWID;
-CREATE INDEX segment_digest ON segment(digest);
-CREATE TABLE bits(
-    object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE, number INTEGER NOT NULL,
-    bits BLOB NOT NULL,
-    PRIMARY KEY(object, number)
-) WITHOUT ROWID;
-CREATE TABLE sample(
-    key INTEGER NOT NULL, object INTEGER NOT NULL REFERENCES object ON DELETE CASCADE,
-    chunk INTEGER NOT NULL,
-    PRIMARY KEY(key, object)
-) WITHOUT ROWID;
-CREATE TABLE small_file(
-    sha256 BLOB NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(sha256, digest)
-) WITHOUT ROWID;
-CREATE INDEX small_file_digest ON small_file(digest);
-CREATE TABLE release(
-    manifest BLOB NOT NULL, name TEXT NOT NULL, origin TEXT NOT NULL, path BLOB,
-    method TEXT NOT NULL,
-    added_s REAL NOT NULL, is_pinned INTEGER NOT NULL, PRIMARY KEY(manifest, name)
-) WITHOUT ROWID;
-CREATE TABLE lease(
-    manifest BLOB NOT NULL, owner TEXT NOT NULL, until_s REAL NOT NULL, PRIMARY KEY(manifest, owner)
-) WITHOUT ROWID;
-"""
 
 _OBJECT = "id, digest, size, sha256, chunk_count, state, kind, path, target, stamp"
 
@@ -131,8 +89,33 @@ class Transaction:
         )
         run("INSERT OR IGNORE INTO chunk VALUES(?, ?, ?, ?)", ((name, *at) for name, at in chunks))
 
-    def drop_chunk(self, name: Digest) -> None:
-        self._connection.execute("DELETE FROM chunk WHERE digest = ?", (name,))
+    def drop_chunks(self, names: Iterable[Digest]) -> None:
+        rows = [(name,) for name in names]
+        self._connection.executemany("DELETE FROM chunk WHERE digest = ?", rows)
+        self._connection.executemany("DELETE FROM small_file WHERE digest = ?", rows)
+
+    def move_chunks(self, moves: Iterable[tuple[Digest, Location, Location]]) -> None:
+        """(name, from, to) of chunks that now lie in another pack as well."""
+        self._connection.executemany(
+            "UPDATE chunk SET pack = ?, offset = ? WHERE digest = ? AND pack = ? AND offset = ?",
+            ((to.pack, to.offset, name, old.pack, old.offset) for name, old, to in moves),
+        )
+
+    def drop_pack(self, number: int) -> None:
+        self._connection.execute("DELETE FROM pack WHERE number = ?", (number,))
+
+    def doom(self, paths: Iterable[Path]) -> None:
+        """Files that no row names any more: they are unlinked next, by the next start if need
+        be.
+        """
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO doomed VALUES(?)", ((os.fsencode(path),) for path in paths)
+        )
+
+    def undoom(self, paths: Iterable[Path]) -> None:
+        self._connection.executemany(
+            "DELETE FROM doomed WHERE path = ?", ((os.fsencode(path),) for path in paths)
+        )
 
     def add_object(self, row: ObjectRow, segments: Sequence[SegmentRow]) -> int:
         """The row's id; any older row of that digest goes, with its bits and samples."""
@@ -217,6 +200,10 @@ class Transaction:
         else:
             run("DELETE FROM lease WHERE manifest = ? AND owner = ?", (manifest, owner))
 
+    def drop_leases(self, now_s: float) -> None:
+        """Those that have run out."""
+        self._connection.execute("DELETE FROM lease WHERE until_s <= ?", (now_s,))
+
 
 class Index:
     """The database of one store."""
@@ -251,6 +238,11 @@ class Index:
                     self._writer.execute("ROLLBACK")
                 raise
 
+    @property
+    def exclusive(self) -> RLock:
+        """While it is held, nobody else commits; transactions of the holder go on."""
+        return self._write_lock
+
     def close(self) -> None:
         with self._write_lock, self._close_lock:
             self._is_closed = True
@@ -269,6 +261,22 @@ class Index:
 
     def in_packs(self, names: Sequence[Digest]) -> set[Digest]:
         return self._among("SELECT digest FROM chunk WHERE digest IN", names)
+
+    def chunks_after(self, name: bytes, count: int) -> list[tuple[Digest, Location]]:
+        """The next chunks in packs, in order of their names."""
+        statement = (
+            "SELECT digest, pack, offset, length FROM chunk WHERE digest > ? ORDER BY digest"
+            " LIMIT ?"
+        )
+        return [(name, Location(*at)) for name, *at in self._rows(statement, (name, count))]
+
+    def chunks_in(self, pack: int) -> list[tuple[Digest, Location]]:
+        """All chunks of one pack, in the order in which they lie."""
+        statement = "SELECT digest, pack, offset, length FROM chunk WHERE pack = ? ORDER BY offset"
+        return [(name, Location(*at)) for name, *at in self._rows(statement, (pack,))]
+
+    def doomed(self) -> list[Path]:
+        return [Path(os.fsdecode(path)) for (path,) in self._rows("SELECT path FROM doomed")]
 
     def pack_bytes(self) -> int:
         return int(self._rows("SELECT coalesce(sum(size), 0) FROM pack")[0][0])
@@ -424,8 +432,9 @@ class Index:
             )
         if version == 0:
             self._writer.executescript(
-                f"BEGIN;{_SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;"
+                f"BEGIN;{SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;"
             )
+        self._writer.executescript(ADDITIONS)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

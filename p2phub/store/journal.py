@@ -80,3 +80,8 @@ def adopted(row: ObjectRow, path: Path, stamp: FileStamp) -> Entry:
         "path": str(path),
         "stamp": [stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns],
     }
+
+
+def forgotten(row: ObjectRow) -> Entry:
+    """The entry for a file of the user's that is used no more; it stays where it is."""
+    return {"do": "forget", "object": row.digest.hex()}

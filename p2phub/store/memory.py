@@ -8,9 +8,9 @@ a copy here. One lock for everything: speed is no aim.
 from __future__ import annotations
 
 import os
-import secrets
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -18,14 +18,12 @@ from threading import RLock
 
 from p2phub.digest import EMPTY, Digest, Sha256, digest, sha256
 from p2phub.errors import (
-    DestinationExists,
     DigestMismatch,
     FileChanged,
     MalformedDocument,
     NotHeld,
     TooLarge,
 )
-from p2phub.paths import tree_under_way
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord, document_kind
@@ -34,6 +32,8 @@ from p2phub.store import bits
 from p2phub.store.base import (
     CHECKPOINT_BYTES,
     CHECKPOINT_S,
+    Collected,
+    CollectedObject,
     FileStamp,
     Method,
     ObjectState,
@@ -45,12 +45,13 @@ from p2phub.store.base import (
     StoreUsage,
     Withdrawn,
 )
-from p2phub.store.file_system import FileSystem
 from p2phub.store.index import ObjectRow, SegmentRow
+from p2phub.store.keeping import Keeping
+from p2phub.store.marking import Marks
+from p2phub.store.memory_placing import MemoryPlacing
 from p2phub.store.memory_spans import MemorySpanReader, MemorySpanWriter
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.pages import Page, Pages
-from p2phub.store.trees import Tree, remove_tree
 
 
 class MemoryStore:
@@ -70,7 +71,8 @@ class MemoryStore:
         self._ids = count(1)
         self._waiting_bytes = 0
         self._waiting_since: float | None = None
-        self._files = FileSystem()
+        self._placing = MemoryPlacing(self._whole)
+        self._keeping = Keeping()
 
     # ---- single chunks and documents
 
@@ -92,6 +94,7 @@ class MemoryStore:
                 raise TooLarge(f"a chunk of {len(chunk)} bytes exceeds {CHUNK_BYTES_MAX}")
             names.append(digest(chunk))
         with self.lock:
+            self._keeping.note(names)
             for name, chunk in zip(names, chunks, strict=True):
                 self.chunks.setdefault(name, bytes(chunk))
                 self._singles.add(name)
@@ -252,6 +255,8 @@ class MemoryStore:
 
     def take(self, files: Sequence[SourceFile], documents: Iterable[bytes] = ()) -> Placement:
         self.put(list(documents))
+        with self.lock:
+            self._keeping.note(file.record.object for file in files)
         methods: dict[Method, int] = {}
         extra = 0
         for file in files:
@@ -279,56 +284,13 @@ class MemoryStore:
     # ---- trees for people
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
-        if os.path.lexists(destination):
-            wrong = self.conflicts(files, destination)
-            wrong += [file.path for file in files if not os.path.lexists(destination / file.path)]
-            if wrong:
-                raise DestinationExists(f"{destination} holds other files", paths=wrong)
-            return Placement(destination, {Method.HELD: len(files)}, 0)
-        scratch = tree_under_way(destination.parent, secrets.token_hex(8))
-        try:
-            placement = self.place_files(files, scratch)
-            for file in files:
-                os.chmod(scratch / file.path, 0o444)
-            os.rename(scratch, destination)
-        finally:
-            remove_tree(scratch)
-        return replace(placement, path=destination)
+        return self._placing.materialize(files, destination)
 
     def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
-        wrong = self.conflicts(files, folder)
-        if wrong:
-            raise DestinationExists(f"{folder} holds other files", paths=wrong)
-        contents = {file.path: self._whole(file) for file in files}
-        methods: dict[Method, int] = {}
-        extra = 0
-        with Tree(self._files, folder) as tree:
-            for file in files:
-                method = Method.HELD
-                if tree.status(file.path) is None:
-                    method = Method.COPY
-                    extra += file.size
-                    with tree.parent_of(file.path) as (parent, name):
-                        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                        target = self._files.open(name, flags, folder=parent)
-                        self._files.write(target, [contents[file.path]], 0, file.path)
-                        self._files.close(target)
-                methods[method] = methods.get(method, 0) + 1
-        return Placement(folder, methods, extra)
+        return self._placing.place_files(files, folder)
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
-        if not os.path.lexists(folder):
-            return []
-        wrong = []
-        with Tree(self._files, folder) as tree:
-            for file in files:
-                try:
-                    is_there = tree.status(file.path) is not None
-                except DestinationExists:
-                    is_there = True
-                if is_there and not tree.equals(file.path, file.size, file.sha256):
-                    wrong.append(file.path)
-        return wrong
+        return self._placing.conflicts(files, folder)
 
     # ---- what is kept
 
@@ -363,6 +325,30 @@ class MemoryStore:
     def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
         with self.lock:
             return [(*key, until_s) for key, until_s in self._leases.items() if until_s > now_s]
+
+    def keeping(self, root: Digest | None = None) -> AbstractContextManager[None]:
+        return self._keeping.recording() if root is None else self._keeping.root(root)
+
+    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
+        with self.lock, self._keeping.lock:
+            marks = Marks(self.get, self._segments_of)
+            for release in self.releases():
+                marks.add_root(release.manifest, is_release=True)
+            for root in {*self._keeping.roots(), *(name for name, _, _ in self.leases(now_s))}:
+                marks.add_root(root, is_release=False)
+            for name, object in self._objects.items():
+                if not object.is_whole:
+                    marks.add_object(name)  # an open part is somebody's
+            names = [*self._objects, *self._singles]
+            dropped = {n for n in names if n not in marks and not self._keeping.is_noted(n)}
+            dead = [object for name, object in self._objects.items() if name in dropped]
+            singles = self._singles & dropped
+            size = sum(object.row.size for object in dead)
+            size += sum(len(self.chunks[name]) for name in singles)
+            if not is_dry_run:
+                self._drop(dead, singles)
+        objects = [CollectedObject(o.row.digest, o.row.sha256, o.row.size) for o in dead]
+        return Collected(tuple(objects), 0, len(singles), size)
 
     # ---- itself
 
@@ -412,6 +398,27 @@ class MemoryStore:
                 some = object.durable_bits(segment) if is_durable else object.written_bits(segment)
                 found = bits.union(found, some)
             return bytes(found)
+
+    def _segments_of(self, name: Digest) -> list[Digest] | None:
+        object = self._objects.get(name)
+        return None if object is None else [segment.digest for segment in object.segments]
+
+    def _drop(self, objects: Sequence[StoredObject], singles: set[Digest]) -> None:
+        for object in objects:
+            del self._objects[object.row.digest]
+            for segment in object.segments:
+                self._segments[segment.digest].remove((object, segment))
+        self._singles -= singles
+        self._small = {sha: name for sha, name in self._small.items() if name not in singles}
+        kept = self._singles | set(self._packed)
+        for object in self._objects.values():
+            for segment in object.segments:
+                if segment.digest in self.chunks:
+                    page = self.pages.get(segment.digest)
+                    kept.update(page.digest_of(index) for index in range(len(page)))
+        for name in set(self.chunks) - kept:
+            del self.chunks[name]
+            self.pages.drop(name)
 
     def _is_held(self, name: Digest, is_durable: bool) -> bool:
         return name == EMPTY or (name in self._singles if is_durable else name in self.chunks)

@@ -28,6 +28,7 @@ PACK_MAGIC = b"p2phub pack 1\n\0\0"
 RECORD_MAGIC = b"\xb7P2C"
 PACK_BYTES_MAX = 256 << 20  # a new pack is begun beyond it: a unit that can be thrown away
 _HEADER = struct.Struct(f">4sI{DIGEST_BYTES}s")
+RECORD_HEADER_BYTES = _HEADER.size
 
 
 class Location(NamedTuple):
@@ -80,6 +81,11 @@ class Packs:
         """Where a chunk lies that is written and not yet in the index."""
         return self._pending.get(name)
 
+    def in_use(self) -> set[int]:
+        """Packs that the index need not know of yet."""
+        with self._lock:
+            return {self._number, *(location.pack for location in self._pending.values())}
+
     def has_pending(self) -> bool:
         return bool(self._pending)
 
@@ -122,6 +128,28 @@ class Packs:
         opening = lambda: self._files.open(path, os.O_RDONLY)  # noqa: E731
         with self._readers.use(location.pack, opening) as file:
             return self._files.read(file, into, location.offset, path)
+
+    def leave(self, number: int) -> None:
+        """Append to this pack no more: it is about to be emptied."""
+        with self._lock:
+            if number != self._number:
+                return
+            if self._writer is not None:
+                try:
+                    self._files.sync_data(self._writer, self._folder.pack(number))
+                except StoreError:
+                    self._abandon()
+                    raise
+                self._files.close(self._writer)
+                self._writer = None
+            self._number += 1
+            self._ends[self._number] = 0
+
+    def dropped(self, number: int) -> None:
+        """The file of a pack is gone."""
+        with self._lock:
+            self._ends.pop(number, None)
+        self._readers.drop(number)
 
     def close(self) -> None:
         self._readers.close()

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock, RLock
@@ -32,11 +33,12 @@ from p2phub.store.base import (
     CHECKPOINT_S,
     ObjectState,
 )
+from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow, SegmentRow, is_sampled
 from p2phub.store.journal import Journal
 from p2phub.store.objects import StoredObject, segment_rows
-from p2phub.store.packs import Location
+from p2phub.store.packs import Location, numbers
 
 WRITERS_MAX = 64  # parts open for writing; the one opened longest ago is synced and closed
 HEADROOM_BYTES = 64 << 20  # left free on the disk, for the index and for others
@@ -65,6 +67,7 @@ class Parts:
 
     def open(self, name: Digest, folder: Path | None) -> None:
         """See `Store.open_part`."""
+        self._holdings.keeping.note([name])
         with self.exclusive:
             object = self._holdings.named(name)
             if object is not None and object.is_whole:
@@ -72,6 +75,9 @@ class Parts:
             if object is not None and object.row.state is ObjectState.PARTIAL:
                 if object.row.kind != "part":
                     self._copy_damaged(object)
+                    return
+                with failures(self._holdings.path(object)):
+                    os.utime(self._holdings.path(object))  # it is in use again
                 return
             record = ObjectRecord.decode(self._holdings.get(name))
             segments = segment_rows(record)
@@ -357,17 +363,54 @@ class Parts:
             with object.lock:
                 if object.is_closing or object.row.state is ObjectState.COMPLETE:
                     return
-                object.is_closing = True
-            self.release(object)
-            with self._lock:
-                self._dirty.pop(object.row.id, None)
-            with self._holdings.index.transaction() as change:
+            with self.abandoning([object]), self._holdings.index.transaction() as change:
                 change.drop_object(object.row.id)
             self._holdings.dropped(object)
             if object.row.kind == "part":
                 path = self._holdings.path(object)
                 self._holdings.files.remove(path)
                 remove_empty(path.parent)
+
+    @contextmanager
+    def abandoning(self, objects: Sequence[StoredObject]) -> Iterator[None]:
+        """With `exclusive` held, while their rows are dropped: nothing more is written to these
+        objects. They go on as they were if the disk refuses.
+        """
+        for object in objects:
+            with object.lock:
+                object.is_closing = True
+            self.release(object)
+            with self._lock:
+                self._dirty.pop(object.row.id, None)
+        try:
+            yield
+        except StoreError:
+            for object in objects:
+                with object.lock:
+                    object.is_closing = False
+                    object.lock.notify_all()
+            raise
+
+    def stray_packs(self) -> list[int]:
+        """Packs that neither the index nor a writer knows: what a refusal or a crash left."""
+        with self._packing:
+            in_use = self._holdings.packs.in_use() | set(self._holdings.index.pack_ends())
+            with failures(self._holdings.folder.packs):
+                found = numbers(os.listdir(self._holdings.folder.packs))
+        return [number for number in found if number not in in_use]
+
+    def move_in_packs(
+        self, chunks: Sequence[tuple[Digest, bytes]], old: Mapping[Digest, Location]
+    ) -> None:
+        """Append verified chunks again and let the index point there. old: where they lay."""
+        with self._packing:
+            self._holdings.packs.append(chunks)
+            pending, ends = self._holdings.packs.sync()
+            moves = [(name, old[name], pending[name]) for name, _ in chunks if name in pending]
+            with self._holdings.index.transaction() as change:
+                change.add_chunks(pending.items(), ends)
+                change.move_chunks(moves)
+            self._holdings.packs.committed(pending, ends)
 
     def close(self) -> None:
         with self.exclusive:

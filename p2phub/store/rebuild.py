@@ -68,6 +68,8 @@ class Rebuild:
                 match entry.get("do"):
                     case "adopt":
                         adopted[str(entry["object"])] = entry
+                    case "forget":
+                        adopted.pop(str(entry["object"]), None)
                     case "part":
                         parts[Path(str(entry["path"]))] = str(entry["object"])
                     case _:

@@ -38,6 +38,7 @@ class Taking:
         """See `Store.take`; the documents are held already."""
         methods: dict[Method, int] = {}
         group: dict[Digest, tuple[SourceFile, Method, FileStamp | None]] = {}
+        self._holdings.keeping.note(file.record.object for file in files)
         is_synced = len(files) > SYNC_EACH_MAX
         if is_synced:
             self._sync_devices(files)
@@ -125,9 +126,10 @@ class Taking:
             raise
         finally:
             holdings.files.close(clone)
-        holdings.files.make_folder(target.parent)
-        holdings.files.rename(scratch, target)
-        holdings.files.sync_folder(target.parent)
+        with holdings.sweeping:
+            holdings.files.make_folder(target.parent)
+            holdings.files.rename(scratch, target)
+            holdings.files.sync_folder(target.parent)
         return True
 
     def _commit(self, group: dict[Digest, tuple[SourceFile, Method, FileStamp | None]]) -> None:
