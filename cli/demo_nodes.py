@@ -106,8 +106,9 @@ class DemoNode:
         return json.loads(done.stdout)
 
     def refused(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and kind of the error of a command that must fail. Raises DemoFailed if it does
-        not.
+        """Exit code and kind of the error of a command that must fail.
+
+        Raises DemoFailed if it does not.
         """
         done = self._command(*arguments)
         if done.returncode == 0:
@@ -127,8 +128,9 @@ class DemoNode:
 
 
 def read_by_stock_tools(gateway: str, cache: Path, *arguments: str) -> Any:  # Any: its JSON
-    """Run demo_reader.py, which knows nothing of p2phub, with HF_ENDPOINT set. Raises
-    DemoFailed.
+    """Run demo_reader.py, which knows nothing of p2phub, with HF_ENDPOINT set.
+
+    Raises DemoFailed.
     """
     environment = {
         **os.environ,

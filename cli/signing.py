@@ -52,8 +52,9 @@ def choose_publisher(home: Home, wanted: str | None) -> str | None:
 
 
 def create_publisher(home: Home, passphrase: str) -> str:
-    """Make keys and an empty repository; the new publisher's id. All or nothing. Raises
-    BadPassphrase.
+    """Make keys and an empty repository; the new publisher's id.
+
+    All or nothing. Raises BadPassphrase.
     """
     check_passphrase(passphrase)
     prepare_home(home)

@@ -57,8 +57,10 @@ def _setting(
 
 
 def parse_size(value: object) -> int:
-    """Bytes from 0 to BYTES_MAX: an int, or digits with K, M, G or T (powers of 1024). Raises
-    ValueError."""
+    """Bytes from 0 to BYTES_MAX: an int, or digits with K, M, G or T (powers of 1024).
+
+    Raises ValueError.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     elif isinstance(value, str) and (found := _SIZE.fullmatch(value)):
@@ -179,8 +181,10 @@ def _one_of(*choices: str) -> Callable[[object], object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a node runs. Every field is a key of config.toml; flags of `p2phub daemon` win over
-    it."""
+    """How a node runs.
+
+    Every field is a key of config.toml; flags of `p2phub daemon` win over it.
+    """
 
     listen: tuple[str, ...] = _setting(
         ("/ip4/0.0.0.0/tcp/4701",),
@@ -257,8 +261,10 @@ def setting_names() -> tuple[str, ...]:
 
 
 def parse_setting(name: str, value: object) -> object:
-    """The value of one setting as Settings holds it. Raises BadSetting that says the name, the
-    value and the form."""
+    """The value of one setting as Settings holds it.
+
+    Raises BadSetting that says the name, the value and the form.
+    """
     entry = about(name)
     try:
         return entry.parse(value)
@@ -300,8 +306,10 @@ def plain_value(value: object) -> object:
 
 
 def toml_line(name: str, value: object) -> str:
-    """`name = value` as TOML. Every text here is free of quotes and control characters once
-    parsed."""
+    """`name = value` as TOML.
+
+    Every text here is free of quotes and control characters once parsed.
+    """
     plain = plain_value(parse_setting(name, value))
     return f"{name} = {_toml(plain)}"
 

@@ -169,8 +169,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _flags(options: argparse.Namespace, home: Home) -> dict[str, object]:
-    """The settings given as flags. Bootstrap peers are added to those of config.toml, not put in
-    their place.
+    """The settings given as flags.
+
+    Bootstrap peers are added to those of config.toml, not put in their place.
     """
     flags = {
         name: value

@@ -60,8 +60,9 @@ _COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 
 
 def _check_shape(data: bytes) -> None:
-    """Walk the values without making any. Raises ValueError if they nest deeper, or are more, than
-    a document's can be.
+    """Walk the values without making any.
+
+    Raises ValueError if they nest deeper, or are more, than a document's can be.
 
     msgpack reserves room for what every list claims to hold, on every level: 3 KiB could take 64
     MiB.

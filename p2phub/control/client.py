@@ -72,8 +72,10 @@ class ControlClient:
         on_data: Callable[[bytes], None] | None = None,
         **params: object,
     ) -> Any:
-        """The result of a method, as JSON. Raises the P2phubError that the daemon sent,
-        DaemonNotRunning when it went away."""
+        """The result of a method, as JSON.
+
+        Raises the P2phubError that the daemon sent, DaemonNotRunning when it went away.
+        """
         try:
             self._connection.sendall(encode_line({"method": method, "params": params}))
             while True:

@@ -18,8 +18,9 @@ from p2phub.paths import Home
 
 
 def prepare_home(home: Home) -> None:
-    """Make the folder, for its owner alone. Raises BadSetting for one that is not, or not ours to
-    close.
+    """Make the folder, for its owner alone.
+
+    Raises BadSetting for one that is not, or not ours to close.
 
     An open folder is closed only where it is empty or holds a node already: `--home /tmp` must not
     lock everybody out of it.
@@ -70,8 +71,10 @@ def lock_home(home: Home) -> int:
 
 
 def read_config(path: Path) -> str:
-    """The text of a config.toml, or "" where there is none. Raises BadSetting where it cannot be
-    read."""
+    """The text of a config.toml, or "" where there is none.
+
+    Raises BadSetting where it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(CONFIG_BYTES_MAX + 1).decode("utf-8")

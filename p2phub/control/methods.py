@@ -50,8 +50,10 @@ class Reply(Protocol):
 
 
 class Params:
-    """A request's parameters, each taken once and checked. Raises BadRequest for what is missing,
-    unknown or of another type."""
+    """A request's parameters, each taken once and checked.
+
+    Raises BadRequest for what is missing, unknown or of another type.
+    """
 
     def __init__(self, values: object) -> None:
         if not isinstance(values, dict):

@@ -37,8 +37,10 @@ Json = dict[str, Any]  # a decoded JSON object; checked field by field where it 
 
 
 class BadRequest(UsageError):
-    """The daemon did not understand the command. It may be of another version than this program:
-    restart the daemon."""
+    """The daemon did not understand the command.
+
+    It may be of another version than this program: restart the daemon.
+    """
 
 
 def encode_line(value: Mapping[str, object]) -> bytes:

@@ -170,8 +170,10 @@ async def _call(node: NodeApi, facts: DaemonFacts, reply: _Reply, request: Json)
 
 
 async def _line(stream: trio.SocketStream, received: bytearray) -> bytes | None:
-    """The next line, without its end; None where the client is done. Raises BadRequest for one
-    that is too long."""
+    """The next line, without its end; None where the client is done.
+
+    Raises BadRequest for one that is too long.
+    """
     searched = 0
     while (end := received.find(b"\n", searched)) < 0:
         searched = len(received)

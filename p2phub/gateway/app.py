@@ -1,5 +1,6 @@
-"""The gateway as one ASGI application: check the source, find the route, answer. Nothing here
-changes any state.
+"""The gateway as one ASGI application: check the source, find the route, answer.
+
+Nothing here changes any state.
 
 The contract is the Hub's, as its clients use it: routes.py says which paths, hub.py which JSON,
 files.py which headers. Errors on /api are never 5xx, and every refusal carries X-Error-Code.

@@ -92,8 +92,9 @@ class Catalog:
         self._asking: dict[str, trio.Lock] = {}  # one question at a time for one reference
 
     async def listing(self, route: Route) -> Listing:
-        """The release that a route means. Raises HttpError with the codes that huggingface_hub
-        knows.
+        """The release that a route means.
+
+        Raises HttpError with the codes that huggingface_hub knows.
         """
         reference = parse_repository(route.id)
         with trio.move_on_after(RESOLVE_TIMEOUT_S):
@@ -114,8 +115,9 @@ class Catalog:
         )
 
     async def versions(self, route: Route) -> tuple[VersionView, ...]:
-        """The signed versions of a route's name, highest first; none for a content id. Raises
-        HttpError.
+        """The signed versions of a route's name, highest first; none for a content id.
+
+        Raises HttpError.
         """
         reference = parse_repository(route.id)
         if isinstance(reference, ContentReference):
@@ -193,8 +195,9 @@ class Catalog:
 
 
 def api_error(error: P2phubError) -> HttpError:
-    """An expected error on /api. Never a 5xx: no client tries those again, and some then use half a
-    folder.
+    """An expected error on /api.
+
+    Never a 5xx: no client tries those again, and some then use half a folder.
     """
     if isinstance(error, NoSuchFile):
         return HttpError(404, "EntryNotFound", describe(error))

@@ -80,8 +80,9 @@ class Request:
 
     @cached_property
     def segments(self) -> tuple[str, ...]:
-        """The path's parts, each unquoted for itself, so that `refs%2Fpr%2F1` stays one. Raises
-        HttpError.
+        """The path's parts, each unquoted for itself, so that `refs%2Fpr%2F1` stays one.
+
+        Raises HttpError.
         """
         if len(self.raw_path) > PATH_BYTES_MAX or not self.raw_path.startswith(b"/"):
             raise HttpError(400, "BadRequest", "the path is too long or not absolute")

@@ -1,5 +1,6 @@
-"""The Range header. Pure. Source: RFC 9110 section 14; only the first form that downloaders use:
-one range of bytes.
+"""The Range header. Pure.
+
+Source: RFC 9110 section 14; only the first form that downloaders use: one range of bytes.
 """
 
 from __future__ import annotations

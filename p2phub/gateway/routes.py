@@ -51,8 +51,9 @@ class Route:
 
 
 def parse_route(segments: tuple[str, ...]) -> Route | None:
-    """The route that a path names, or None if it is none of the Hub's. Raises HttpError for spaces,
-    which are not shared.
+    """The route that a path names, or None if it is none of the Hub's.
+
+    Raises HttpError for spaces, which are not shared.
     """
     if segments[0] == "api" and len(segments) >= 2:
         if segments[1] == "spaces":

@@ -82,21 +82,24 @@ class Stream(Protocol):
         """
 
     async def receive(self, max_bytes: int = RECEIVE_BYTES_DEFAULT) -> bytes:
-        """The next 1 to `max_bytes` bytes, or b"" when the peer closed its side. Raises
-        StreamClosed.
+        """The next 1 to `max_bytes` bytes, or b"" when the peer closed its side.
+
+        Raises StreamClosed.
         """
 
     async def receive_exactly(self, count: int) -> bytes:
         """Exactly `count` bytes. Raises StreamClosed when the stream ends before."""
 
     async def close(self) -> None:
-        """Say that no more data comes from us; receiving goes on. Never raises for a dead
-        stream.
+        """Say that no more data comes from us; receiving goes on.
+
+        Never raises for a dead stream.
         """
 
     async def reset(self) -> None:
-        """Drop the stream in both directions now. Never raises for a dead stream; safe under
-        cancellation.
+        """Drop the stream in both directions now.
+
+        Never raises for a dead stream; safe under cancellation.
         """
 
 
@@ -227,8 +230,9 @@ def parse_peer_id(text: str) -> PeerId:
 
 
 def parse_address(text: str) -> str:
-    """Read one TCP multiaddr without /p2p and return it in its one normal form. Raises
-    UsageError.
+    """Read one TCP multiaddr without /p2p and return it in its one normal form.
+
+    Raises UsageError.
     """
     parts = text.split("/")
     if len(parts) != 5 or parts[0] or parts[3] != "tcp" or len(text) > ADDRESS_BYTES_MAX:

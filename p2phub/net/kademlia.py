@@ -358,8 +358,9 @@ class Kademlia:
                 raise PeerTimeout("nothing was asked on a stream of the table") from None
 
     def _answer(self, peer: PeerId, request: Message) -> Message:
-        """The reply to a question. Raises ProtocolViolation, which resets the stream: values,
-        floods, nonsense.
+        """The reply to a question.
+
+        Raises ProtocolViolation, which resets the stream: values, floods, nonsense.
         """
         kind = request.type
         self._count(peer, -1, DHT_QUERIES_PER_10_S)

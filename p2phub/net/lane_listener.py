@@ -1,5 +1,6 @@
-"""Opening lanes: who may connect, who proves what, and by when. All in trio tasks, without a
-thread.
+"""Opening lanes: who may connect, who proves what, and by when.
+
+All in trio tasks, without a thread.
 
 The accepting end hands a one-time ticket to the peer over their session, with the fingerprint of
 its certificate. It takes connections only from addresses for which a ticket is open, as many at a

@@ -27,8 +27,9 @@ class ByteStream(Protocol):
 
 
 async def propose(stream: ByteStream, protocol: str) -> None:
-    """Ask the other end to speak `protocol`. Raises ProtocolRefused, ProtocolViolation,
-    StreamClosed.
+    """Ask the other end to speak `protocol`.
+
+    Raises ProtocolRefused, ProtocolViolation, StreamClosed.
     """
     await stream.send(_line(_HEADER) + _line(protocol))
     header = await _receive_line(stream)
@@ -42,8 +43,9 @@ async def propose(stream: ByteStream, protocol: str) -> None:
 
 
 async def answer(stream: ByteStream, protocols: Container[str]) -> str:
-    """Wait for the other end's proposal of something we speak. Raises ProtocolViolation,
-    StreamClosed.
+    """Wait for the other end's proposal of something we speak.
+
+    Raises ProtocolViolation, StreamClosed.
     """
     await stream.send(_line(_HEADER))
     header = await _receive_line(stream)

@@ -70,8 +70,9 @@ class Socket:
         return data
 
     async def fill(self, count: int) -> None:
-        """Have at least `count` bytes buffered. Raises StreamClosed at the end of the
-        connection.
+        """Have at least `count` bytes buffered.
+
+        Raises StreamClosed at the end of the connection.
         """
         while len(self._buffer) < count:
             try:
@@ -106,8 +107,9 @@ class SecureChannel:
         self._cipher = cipher
 
     async def send(self, messages: list[bytes]) -> None:
-        """Send messages of at most PLAINTEXT_BYTES_MAX each. If cancelled the channel must be
-        closed.
+        """Send messages of at most PLAINTEXT_BYTES_MAX each.
+
+        If cancelled the channel must be closed.
         """
         sealed = bytearray()
         for message in messages:
@@ -156,8 +158,9 @@ class Security:
         self._transport = Transport(identity.key_pair, create_noise_key_pair().private_key)
 
     async def secure_outbound(self, wire: Socket, peer: PeerId) -> SecureChannel:
-        """Shake hands with exactly `peer`. Raises ProtocolRefused, ProtocolViolation,
-        StreamClosed.
+        """Shake hands with exactly `peer`.
+
+        Raises ProtocolRefused, ProtocolViolation, StreamClosed.
         """
         await propose(wire, NOISE)
         return await self._shake(wire, peer)

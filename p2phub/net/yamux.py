@@ -168,8 +168,9 @@ class Yamux:
 
     @property
     def is_full(self) -> bool:
-        """Whether bulk data has to wait. Small frames never do: whoever sends them may not be made
-        to wait.
+        """Whether bulk data has to wait.
+
+        Small frames never do: whoever sends them may not be made to wait.
         """
         return self._queued_bytes >= SEND_QUEUE_BYTES_MAX and self._failure is None
 

@@ -131,8 +131,9 @@ class YamuxStream:
     # -- the connection's side -----------------------------------------------------------------
 
     def on_data(self, size: int) -> None:
-        """A frame of `size` bytes begins. Raises ProtocolViolation if the peer has no credit for
-        it.
+        """A frame of `size` bytes begins.
+
+        Raises ProtocolViolation if the peer has no credit for it.
         """
         if self._is_ended:
             raise ProtocolViolation("a peer sent data after the end of its stream")

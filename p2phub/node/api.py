@@ -337,16 +337,20 @@ class Metric:
 
 
 class NodeApi(Protocol):
-    """A running node. Every method but `metrics` raises P2phubError subclasses, and nothing else
-    that is not a bug."""
+    """A running node.
+
+    Every method but `metrics` raises P2phubError subclasses, and nothing else that is not a bug.
+    """
 
     # publishing: the command line signs in between, so no signing key ever enters the daemon
 
     async def publish_prepare(
         self, folder: Path, terms: ReleaseTerms, progress: ProgressSink
     ) -> Prepared:
-        """Take a folder into the store. Raises NothingToPublish, HostilePath, FileChanged,
-        StoreFull, StoreFailed."""
+        """Take a folder into the store.
+
+        Raises NothingToPublish, HostilePath, FileChanged, StoreFull, StoreFailed.
+        """
         ...
 
     async def publish_commit(
@@ -364,8 +368,9 @@ class NodeApi(Protocol):
     # releases
 
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
-        """Fetch, verify and materialise. Cancelled: the transfer stops, and resumes with the next
-        fetch.
+        """Fetch, verify and materialise.
+
+        Cancelled: the transfer stops, and resumes with the next fetch.
 
         Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled,
         DigestMismatch, StoreFull, DestinationExists, HostilePath, MalformedDocument.
@@ -383,8 +388,10 @@ class NodeApi(Protocol):
     async def versions(
         self, reference: PetnameReference | ReleaseReference, peers: tuple[str, ...] = ()
     ) -> VersionsView:
-        """All versions of the name in `reference`, its version ignored. Asks peers when what is
-        known is not fresh."""
+        """All versions of the name in `reference`, its version ignored.
+
+        Asks peers when what is known is not fresh.
+        """
         ...
 
     def read(
@@ -411,8 +418,10 @@ class NodeApi(Protocol):
         ...
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
-        """Read everything held of a release again and recompute all digests. Raises NotHeld,
-        UnknownPetname, ReleaseNotFound."""
+        """Read everything held of a release again and recompute all digests.
+
+        Raises NotHeld, UnknownPetname, ReleaseNotFound.
+        """
         ...
 
     # peers
@@ -424,8 +433,10 @@ class NodeApi(Protocol):
     async def peers(self) -> tuple[PeerView, ...]: ...
 
     async def connect(self, address: str) -> PeerView:
-        """Dial a multiaddr that ends in /p2p/<id>. Raises UsageError for another form,
-        PeerUnreachable."""
+        """Dial a multiaddr that ends in /p2p/<id>.
+
+        Raises UsageError for another form, PeerUnreachable.
+        """
         ...
 
     async def bootstrap_list(self) -> tuple[str, ...]: ...
@@ -441,8 +452,10 @@ class NodeApi(Protocol):
     # trust
 
     async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
-        """Name a publisher and begin to follow it; does not wait for any peer. Raises
-        PetnameTaken, BadPetname."""
+        """Name a publisher and begin to follow it; does not wait for any peer.
+
+        Raises PetnameTaken, BadPetname.
+        """
         ...
 
     async def trust_list(self) -> tuple[PublisherView, ...]: ...
@@ -452,8 +465,10 @@ class NodeApi(Protocol):
         ...
 
     async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
-        """Begin anew with one publisher, or with all where the floor was lost. Raises
-        UnknownPetname."""
+        """Begin anew with one publisher, or with all where the floor was lost.
+
+        Raises UnknownPetname.
+        """
         ...
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -216,12 +216,15 @@ class Store(Protocol):
         that is large or sampled."""
 
     def get(self, digest: Digest) -> bytes:
-        """The bytes of one chunk, verified now. Raises NotHeld, CorruptChunk. The empty chunk is
-        always held."""
+        """The bytes of one chunk, verified now.
+
+        Raises NotHeld, CorruptChunk. The empty chunk is always held.
+        """
 
     def put(self, chunks: Sequence[bytes]) -> list[Digest]:
-        """Keep documents or small chunks, each at most 1 MiB; durable on return. Their names, in
-        order.
+        """Keep documents or small chunks, each at most 1 MiB; durable on return.
+
+        Their names, in order.
 
         Raises TooLarge.
         """
@@ -263,8 +266,9 @@ class Store(Protocol):
     # ---- objects ---------------------------------------------------------------------------------
 
     def open_part(self, object: Digest, *, folder: Path | None = None) -> None:
-        """Make room for an object of more than one chunk whose record is held. Its segments may
-        come later.
+        """Make room for an object of more than one chunk whose record is held.
+
+        Its segments may come later.
 
         folder: the result's folder (`fetch -o`): the part lies in it, hidden, so that no byte is
         ever written twice. Without it the part lies in the store. Does nothing if a part is open or
@@ -310,19 +314,25 @@ class Store(Protocol):
         """
 
     def status(self, object: Digest) -> ObjectStatus | None:
-        """One object as it stands; None if nothing is known of it. A file of one chunk is known
-        when its chunk is held."""
+        """One object as it stands; None if nothing is known of it.
+
+        A file of one chunk is known when its chunk is held.
+        """
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         """Every object of more than one chunk and of `size_min` bytes or more."""
 
     def object_by_sha256(self, sha256: bytes) -> Digest | None:
-        """The complete object with this SHA-256, if there is one. Files of one chunk count too once
-        they were taken or placed."""
+        """The complete object with this SHA-256, if there is one.
+
+        Files of one chunk count too once they were taken or placed.
+        """
 
     def discard_part(self, object: Digest) -> None:
-        """Forget what is held of an object that is not complete, and its file in the store. Nothing
-        if there is none."""
+        """Forget what is held of an object that is not complete, and its file in the store.
+
+        Nothing if there is none.
+        """
 
     # ---- the user's files ------------------------------------------------------------------------
 
@@ -366,12 +376,16 @@ class Store(Protocol):
     # ---- what is kept ----------------------------------------------------------------------------
 
     def add_release(self, release: Release) -> None:
-        """Keep a manifest and all it names; replaces the row of the same manifest and name. Durable
-        on return."""
+        """Keep a manifest and all it names; replaces the row of the same manifest and name.
+
+        Durable on return.
+        """
 
     def remove_release(self, manifest: Digest, name: str | None = None) -> bool:
-        """Keep it no longer under `name` (None: under any). Whether there was such a row. Frees
-        nothing by itself."""
+        """Keep it no longer under `name` (None: under any).
+
+        Whether there was such a row. Frees nothing by itself.
+        """
 
     def releases(self) -> list[Release]:
         """All that is kept, newest first."""

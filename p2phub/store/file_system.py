@@ -74,8 +74,9 @@ class FileSystem:
     def open(
         self, path: AnyPath, flags: int, mode: int = 0o644, *, folder: int | None = None
     ) -> int:
-        """A descriptor; never follows a link at the end of `path`. FileNotFoundError and
-        FileExistsError pass as they are.
+        """A descriptor; never follows a link at the end of `path`.
+
+        FileNotFoundError and FileExistsError pass as they are.
         """
         try:
             self.reach("open", path)
@@ -170,8 +171,9 @@ class FileSystem:
             os.ftruncate(file, size)
 
     def sync_data(self, file: int, path: AnyPath) -> None:
-        """After this the file's bytes survive a power cut. If it raises, what was written since the
-        last sync may be gone.
+        """After this the file's bytes survive a power cut.
+
+        If it raises, what was written since the last sync may be gone.
         """
         with failures(path):
             self.reach("sync", path)
@@ -332,8 +334,9 @@ class FileSystem:
             raise failure(error, target) from error
 
     def link(self, source: AnyPath, target: AnyPath, *, target_folder: int | None = None) -> bool:
-        """A second name for a file. False where the file system can't or the file has too many
-        names.
+        """A second name for a file.
+
+        False where the file system can't or the file has too many names.
         """
         try:
             self.reach("link", target)

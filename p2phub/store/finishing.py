@@ -126,8 +126,9 @@ class Finishing:
         return count
 
     def _move(self, object: StoredObject, place: Place | None) -> Placement:
-        """Bring a verified part to its place. The row names the place first, so that a crash in
-        between is understood.
+        """Bring a verified part to its place.
+
+        The row names the place first, so that a crash in between is understood.
         """
         source = self._holdings.path(object)
         is_in_folder = place is not None and object.row.path == part_in(

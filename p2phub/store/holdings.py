@@ -178,8 +178,9 @@ class Holdings:
         return found
 
     def segment_page(self, segment: SegmentRow) -> Page:
-        """The page of an object's segment. Raises NotHeld, or MalformedDocument if the record is
-        wrong about it.
+        """The page of an object's segment.
+
+        Raises NotHeld, or MalformedDocument if the record is wrong about it.
         """
         page = self.pages.get(segment.digest)
         check_segment(page, segment)
@@ -286,8 +287,9 @@ class Holdings:
     # ---- within
 
     def packed(self, name: Digest, location: Location) -> bytes | None:
-        """A chunk in a pack; None if it was damaged, and is cleared now. Raises NotHeld if it was
-        collected meanwhile.
+        """A chunk in a pack; None if it was damaged, and is cleared now.
+
+        Raises NotHeld if it was collected meanwhile.
         """
         data = bytearray(location.length)
         try:

@@ -331,8 +331,9 @@ class Index:
         return dict(self._rows("SELECT number, bits FROM bits WHERE object = ?", (object,)))
 
     def samples(self, names: Sequence[Digest]) -> dict[int, list[tuple[int, int]]]:
-        """Candidates by `sample_key`: (object id, chunk number). A key is 8 bytes of a digest:
-        compare the whole one.
+        """Candidates by `sample_key`: (object id, chunk number).
+
+        A key is 8 bytes of a digest: compare the whole one.
         """
         found: dict[int, list[tuple[int, int]]] = {}
         for start in range(0, len(names), VARIABLES_MAX):

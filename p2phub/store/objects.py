@@ -102,8 +102,9 @@ class StoredObject:
         self.pending = {}
 
     def clear_chunk(self, segment: SegmentRow, index: int) -> None:
-        """With the lock held: this chunk's bytes are not what they were. A whole object becomes a
-        partial one.
+        """With the lock held: this chunk's bytes are not what they were.
+
+        A whole object becomes a partial one.
         """
         if self.is_whole:
             self.written = {s.number: bits.full(s.chunk_count) for s in self.segments}
@@ -134,8 +135,9 @@ class StoredObject:
 
 
 def segment_rows(record: ObjectRecord) -> list[SegmentRow]:
-    """Where each segment of an object begins. Raises MalformedDocument if one is listed with
-    nothing in it.
+    """Where each segment of an object begins.
+
+    Raises MalformedDocument if one is listed with nothing in it.
     """
     rows = []
     first_chunk = offset = 0

@@ -121,8 +121,9 @@ class Packs:
                 self._ends[number] = max(end, self._ends.get(number, 0))
 
     def read(self, location: Location, into: memoryview) -> int:
-        """Bytes read; fewer than asked for if the pack was cut. Unverified. FileNotFoundError if it
-        is gone.
+        """Bytes read; fewer than asked for if the pack was cut.
+
+        Unverified. FileNotFoundError if it is gone.
         """
         path = self._folder.pack(location.pack)
         opening = lambda: self._files.open(path, os.O_RDONLY)  # noqa: E731

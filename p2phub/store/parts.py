@@ -256,8 +256,9 @@ class Parts:
             self._checkpoint(dirty, list(packed.items()))
 
     def commit_packs(self) -> None:
-        """Make what lies in the packs durable, and nothing else. What another thread made durable
-        meanwhile is not done twice.
+        """Make what lies in the packs durable, and nothing else.
+
+        What another thread made durable meanwhile is not done twice.
         """
         with self._packing:
             if self._holdings.packs.has_pending():

@@ -152,8 +152,9 @@ class Placing:
         return found
 
     def _is_there(self, tree: Tree, file: FileRecord) -> Method | None:
-        """How an equal file came to be there; None if it is not equal. Read whole unless the store
-        knows it.
+        """How an equal file came to be there; None if it is not equal.
+
+        Read whole unless the store knows it.
         """
         status = tree.status(file.path)
         if status is None or status.st_size != file.size:

@@ -48,8 +48,9 @@ class Tree:
 
     @contextmanager
     def parent_of(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
-        """The folder that `path` lies in, as a descriptor, and the last component. Folders between
-        are made.
+        """The folder that `path` lies in, as a descriptor, and the last component.
+
+        Folders between are made.
 
         Raises DestinationExists where a link or a file is in the way; FileNotFoundError if `make`
         is false and one lacks.

@@ -173,7 +173,8 @@ async def test_libp2ps_own_host_and_ours_understand_each_other(nursery: trio.Nur
             # They dial, open and upload.
             us = info_from_p2p_addr(Multiaddr(ours.addresses()[0]))
             await host.connect(us)  # type: ignore[attr-defined]
-            theirs = await host.new_stream(us.peer_id, [TProtocol(ECHO)])  # type: ignore[attr-defined]
+            echo = [TProtocol(ECHO)]
+            theirs = await host.new_stream(us.peer_id, echo)  # type: ignore[attr-defined]
             await theirs.write(data[:100_000])
             back = b""
             while len(back) < 100_000:
