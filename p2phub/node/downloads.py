@@ -29,6 +29,7 @@ from p2phub.errors import (
     ContentError,
     P2phubError,
     PeerError,
+    PeerTimeout,
     ProtocolViolation,
     StoreError,
     TransferStalled,
@@ -46,7 +47,7 @@ from p2phub.node.channels import Channels, IncomingSpan, ReceivingChannel
 from p2phub.node.search import Search
 from p2phub.node.sessions import Session
 from p2phub.node.tasks import open_tasks
-from p2phub.node.watching import PageWatch, Watches
+from p2phub.node.watching import PageWatch, Watches, entries_of
 from p2phub.proto import protocols
 from p2phub.proto.messages import (
     Ask,
@@ -64,7 +65,6 @@ from p2phub.proto.messages import (
     Peers,
     Reject,
     Request,
-    Run,
     Unchoke,
 )
 from p2phub.store.base import Store
@@ -74,7 +74,8 @@ STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
 LANE_RETRY_S = 5.0  # after a peer had no lane to give
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
-OUTBOX_MAX = 4096  # actions waiting for one peer; the machine's own bounds keep it far below
+OUTBOX_MAX = 4096  # actions waiting for one peer: more only where it flips slots and reads nothing
+QUESTIONS_MAX = 64  # of a seed, waiting for their answers: it asks of a whole release at once
 
 
 @dataclass(slots=True)
@@ -169,11 +170,11 @@ class Transfer:
 
     async def _recruit(self, nursery: trio.Nursery) -> None:
         """Open a session with every peer found, as long as there is room."""
-        started: dict[PeerId, int] = {}
+        started: set[PeerId] = set()
         while True:
             for peer in list(self.search.found):
                 if peer not in started and len(self._sessions) < SESSIONS_MAX:
-                    started[peer] = 0
+                    started.add(peer)
                     nursery.start_soon(self._keep_session, peer)
             await self.search.wait_more(len(self.search.found))
 
@@ -227,7 +228,7 @@ class Transfer:
         self._last_progress_s = trio.current_time()
         self._arrived.set()
         self._arrived = trio.Event()
-        self.watches.on_held(_entries(span.runs, first, stop))
+        self.watches.on_held(entries_of(span.runs, first, stop))
 
     def peer_addresses(self, peer: PeerId) -> str:
         return next((s.address or "" for s in self._network.peers() if s.peer == peer), "")
@@ -244,19 +245,23 @@ class _PeerSession:
         self._outbox: deque[DownloadAction] = deque()
         self._outbox_filled = trio.Event()
         self._spans: dict[int, Span] = {}  # requested, by request id
-        self._done_counts: dict[int, int] = {}  # chunks written, by request id
         self._channel: ReceivingChannel | None = None
-        self._is_widening = False  # a second strand was asked for
+        self._channel_closed = trio.Event()
+        self._is_lane_wanted = False  # asked for, and neither given nor refused yet
+        self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
         self._is_unchoked = False
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._session: Session | None = None
+        self._asked_send, self._asked = trio.open_memory_channel[Ask](QUESTIONS_MAX)
         self._told_send, self._told = trio.open_memory_channel[Message](256)
         self._watch = PageWatch(transfer.watches, self._told_send.send)  # of what we hold
         self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
 
     def do(self, action: DownloadAction) -> None:
-        assert len(self._outbox) < OUTBOX_MAX
+        if len(self._outbox) >= OUTBOX_MAX:
+            self._share.fault = str(PeerTimeout("a peer stopped reading its session"))
+            self.end()
+            return
         self._outbox.append(action)
         self._outbox_filled.set()
 
@@ -269,11 +274,11 @@ class _PeerSession:
         """Until the peer goes or the transfer ends. Raises what broke it."""
         with self._scope:
             stream = await self._transfer._network.open(self._peer, protocols.SWARM)
-            session = self._session = Session(stream)
+            session = Session(stream)
             try:
                 await session.greet()
                 self._share.address = self._transfer.peer_addresses(self._peer)
-                await session.send(Join(self._transfer.swarm), LaneWanted())
+                await session.send(Join(self._transfer.swarm))
                 is_local = self._transfer._channels.is_local(session.remote_host)
                 self._machine.on_peer(
                     self._peer,
@@ -285,6 +290,8 @@ class _PeerSession:
                 async with open_tasks() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._send, session)
+                    nursery.start_soon(self._keep_channel, session)
+                    nursery.start_soon(self._answer)
                     nursery.start_soon(self._tell, session)
                     nursery.start_soon(self._watch.run)
                     await self._receive(session)
@@ -312,6 +319,11 @@ class _PeerSession:
             if messages:
                 await session.send(*messages)
 
+    async def _answer(self) -> None:
+        """Look up what a seed asked about."""
+        async for question in self._asked:
+            await self._watch.tell(question.pages)
+
     async def _tell(self, session: Session) -> None:
         """Send what we hold to a seed that asked."""
         async for message in self._told:
@@ -324,7 +336,6 @@ class _PeerSession:
             case SendCancel(_, request_id):
                 if self._channel is not None and self._spans.pop(request_id, None) is not None:
                     self._channel.forget(request_id)
-                self._done_counts.pop(request_id, None)
                 return Cancel(request_id)
             case SendRequest(_, request_id, span):
                 return await self._request(request_id, span)
@@ -345,7 +356,6 @@ class _PeerSession:
             self._machine.on_failed(self._peer, request_id, trio.current_time())
             return None
         self._spans[request_id] = span
-        self._done_counts[request_id] = 0
         channel.expect(IncomingSpan(request_id, writer.lengths, writer.write))
         return Request(request_id, span.runs)
 
@@ -353,10 +363,10 @@ class _PeerSession:
 
     async def _receive(self, session: Session) -> None:
         while (message := await session.receive()) is not None:
-            self._on_message(message, session, trio.current_time())
+            self._on_message(message, trio.current_time())
             self._transfer.wake()
 
-    def _on_message(self, message: Message, session: Session, now: float) -> None:
+    def _on_message(self, message: Message, now: float) -> None:
         assert self._nursery is not None
         match message:
             case Have(page, bits):
@@ -372,25 +382,21 @@ class _PeerSession:
                     self._machine.on_unchoke(self._peer, now)
             case Reject(request_id, code):
                 if self._spans.pop(request_id, None) is not None:
-                    self._done_counts.pop(request_id, None)
                     if self._channel is not None:
                         self._channel.forget(request_id)
                     self._machine.on_reject(self._peer, request_id, code, now)
             case Offer(run):
                 self._machine.on_offer(self._peer, run, now)
-            case Ask(pages):
-                self._nursery.start_soon(self._watch.tell, pages)
-            case LaneTicket() if self._channel is not None and self._is_widening:
-                self._is_widening = False
-                self._nursery.start_soon(
-                    self._transfer._channels.widen_receiving, message, session, self._channel
-                )
-            case LaneTicket():
-                self._nursery.start_soon(self._open_channel, message, session)
-            case LaneRefused() if self._is_widening:
-                self._is_widening = False
-            case LaneRefused():
-                self._nursery.start_soon(self._want_channel_later, session)
+            case Ask():
+                try:
+                    self._asked_send.send_nowait(message)
+                except trio.WouldBlock:
+                    raise ProtocolViolation("a seed asks more than it reads answers") from None
+            case LaneTicket() | LaneRefused():
+                if not self._is_lane_wanted:
+                    raise ProtocolViolation("a lane came that was not asked for")
+                self._is_lane_wanted = False
+                self._lane_send.send_nowait(message)
             case Peers(manifest, peers) if manifest == self._transfer.swarm:
                 for peer, addresses in peers:
                     self._take_hint(peer, addresses)
@@ -411,24 +417,38 @@ class _PeerSession:
 
     # ---- the byte channel ------------------------------------------------------------------------
 
-    async def _want_channel_later(self, session: Session) -> None:
-        await trio.sleep(LANE_RETRY_S)
-        await session.send(LaneWanted())
+    async def _keep_channel(self, session: Session) -> None:
+        """Have a byte channel, and another one when it closes."""
+        while True:
+            ticket = await self._want_lane(session)
+            if isinstance(ticket, LaneTicket):
+                await self._use_channel(ticket, session)
+            await trio.sleep(LANE_RETRY_S)
 
-    async def _open_channel(self, ticket: LaneTicket, session: Session) -> None:
-        """By the peer's listener, else by ours, else over a stream."""
-        if self._channel is not None:
-            raise ProtocolViolation("a peer gave a second lane ticket")
-        channel = await self._transfer._channels.open_receiving(ticket, session, self._on_event)
+    async def _want_lane(self, session: Session) -> LaneTicket | LaneRefused:
+        self._is_lane_wanted = True
+        await session.send(LaneWanted())
+        return await self._lane.receive()
+
+    async def _use_channel(self, ticket: LaneTicket, session: Session) -> None:
+        """Open a channel by the peer's listener, else by ours, else over a stream; until it closes.
+
+        A second strand is asked for where much is left to fetch.
+        """
+        channels = self._transfer._channels
+        channel = await channels.open_receiving(ticket, session, self._on_event)
+        closed = self._channel_closed = trio.Event()
         self._channel = channel
         if self._is_unchoked:
             self._machine.on_unchoke(self._peer, trio.current_time())
             self._transfer.wake()
         facts = self._transfer.statistics()
         is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
-        if is_long and self._transfer._channels.can_widen(channel):
-            self._is_widening = True
-            await session.send(LaneWanted())
+        if is_long and channels.can_widen(channel):
+            more = await self._want_lane(session)
+            if isinstance(more, LaneTicket):
+                await channels.widen_receiving(more, session, channel)
+        await closed.wait()
 
     def _on_event(self, event: ChannelEvent) -> None:
         if self._nursery is None:
@@ -440,32 +460,25 @@ class _PeerSession:
                 self._share.received_bytes += size_bytes
                 span = self._spans.get(request_id)
                 if span is not None:
-                    self._done_counts[request_id] = stop
                     self._machine.on_progress(self._peer, request_id, stop, now)
                     self._transfer.on_chunks(span, first, stop)
             case SpanDone(_, request_id):
                 if self._spans.pop(request_id, None) is not None:
-                    del self._done_counts[request_id]
                     self._machine.on_done(self._peer, request_id, now)
             case SpanStopped(_, request_id, chunk):
                 if self._spans.pop(request_id, None) is not None:
-                    del self._done_counts[request_id]
                     self._machine.on_stopped(self._peer, request_id, chunk, now)
             case ChannelFailed(_, request_id, error):
                 self._on_channel_failed(request_id, error, now)
             case ChannelClosed():
                 self._channel = None
-                self._is_widening = False
+                self._channel_closed.set()
                 for request_id in list(self._spans):
                     self._machine.on_failed(self._peer, request_id, now)
                 self._spans.clear()
-                self._done_counts.clear()
                 self._machine.on_choke(self._peer, now)
                 if self.is_ended:
                     self._scope.cancel()
-                else:
-                    assert self._session is not None
-                    self._nursery.start_soon(self._want_channel_later, self._session)
 
     def _on_channel_failed(self, request_id: int | None, error: P2phubError, now: float) -> None:
         if isinstance(error, StoreError):
@@ -473,21 +486,8 @@ class _PeerSession:
         elif isinstance(error, ContentError) and request_id is not None:
             self._share.fault = str(error)
             self._spans.pop(request_id, None)
-            self._done_counts.pop(request_id, None)
             self._machine.on_wrong_bytes(self._peer, request_id, now)
         elif isinstance(error, ProtocolViolation):
             self._share.fault = str(error)
             self.is_ended = True
         # A line that broke or a peer that stalled is nobody's fault: the session tries again.
-
-
-def _entries(runs: Sequence[Run], first: int, stop: int) -> list[tuple[Digest, range]]:
-    """Which page entries the chunks [first, stop) of a span are."""
-    found: list[tuple[Digest, range]] = []
-    base = 0
-    for run in runs:
-        low, high = max(first - base, 0), min(stop - base, len(run))
-        if low < high:
-            found.append((run.page, range(run.start + low, run.start + high)))
-        base += len(run)
-    return found

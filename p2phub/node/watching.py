@@ -15,7 +15,7 @@ import trio
 from p2phub.digest import Digest
 from p2phub.errors import ContentError
 from p2phub.proto.limits import INDEXES_PER_DELTA_MAX
-from p2phub.proto.messages import Have, HaveDelta, Message
+from p2phub.proto.messages import Have, HaveDelta, Message, Run
 from p2phub.store.base import Store
 
 # By one session, the last it asked about: as many as a seed asks of one release.
@@ -106,3 +106,15 @@ class PageWatch:
         watchers.discard(self)
         if not watchers:
             del self._watches.by_page[page]
+
+
+def entries_of(runs: Sequence[Run], first: int, stop: int) -> list[tuple[Digest, range]]:
+    """Which entries of which pages the chunks [first, stop) of a span's runs are."""
+    found: list[tuple[Digest, range]] = []
+    base = 0
+    for run in runs:
+        low, high = max(first - base, 0), min(stop - base, len(run))
+        if low < high:
+            found.append((run.page, range(run.start + low, run.start + high)))
+        base += len(run)
+    return found

@@ -30,10 +30,10 @@ Script = Callable[[Session], Awaitable[None]]  # what a peer does once a session
 
 @asynccontextmanager
 async def node_of(
-    hub: MemoryHub, name: str, folder: Path, *, store: Store | None = None
+    hub: MemoryHub, name: str, folder: Path, *, store: Store | None = None, up_rate: int = 0
 ) -> AsyncIterator[Node]:
-    """A running node of a hub whose home is `folder`."""
-    chosen = settings("", {"lane_listen": "127.0.0.1:0", "mdns": False})
+    """A running node of a hub whose home is `folder`. up_rate: bytes per second, 0: no limit."""
+    chosen = settings("", {"lane_listen": "127.0.0.1:0", "mdns": False, "up_rate": up_rate})
     network = hub.network(name)
     async with open_node(Home(folder), chosen, network=network, store=store) as running:
         yield running

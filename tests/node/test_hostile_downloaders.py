@@ -30,7 +30,6 @@ from p2phub.proto.messages import (
     Cancel,
     Choke,
     Have,
-    HaveDelta,
     Hello,
     Join,
     LaneRefused,
@@ -105,7 +104,7 @@ async def test_a_session_out_of_turn_ends_that_session_alone(
     async with scene(tmp_path) as stage:
         stream = await stage.mallory.open(stage.victim._network.peer_id, protocols.SWARM)
         session = Session(stream)
-        with pytest.raises(StreamClosed):  # noqa: PT012 - any of the calls meets the end
+        with pytest.raises(StreamClosed):
             await session.send(*messages)
             with trio.fail_after(5):
                 while await session.receive() is not None:
@@ -202,7 +201,7 @@ async def test_a_session_that_ended_leaves_no_ticket_and_no_lane(tmp_path: Path)
             while stage.victim._serving.sessions_count:
                 await trio.sleep(0)
             stream = await stage.mallory.open(stage.victim._network.peer_id, protocols.SPAN)
-            with pytest.raises(StreamClosed):  # noqa: PT012
+            with pytest.raises(StreamClosed):
                 await stream.send(ticket.ticket)
                 await stream.receive_exactly(1)
         assert channels._listener is not None

@@ -1,0 +1,198 @@
+"""Peers that a download is made from, and that misbehave: it ends right, or with a clear error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from p2phub.digest import Digest, digest
+from p2phub.errors import P2phubError
+from p2phub.net.memory import MemoryHub, MemoryNetwork
+from p2phub.node.api import Fetched, FetchRequest
+from p2phub.node.node import Node
+from p2phub.node.sessions import Session
+from p2phub.proto.content import ObjectRecord
+from p2phub.proto.content_id import parse_content_id
+from p2phub.proto.manifest import FilePage, Manifest
+from p2phub.proto.messages import (
+    REJECT_BUSY,
+    REJECT_CHOKED,
+    Ask,
+    Bye,
+    Cancel,
+    Choke,
+    Have,
+    HaveDelta,
+    Hello,
+    Join,
+    LaneRefused,
+    LaneTicket,
+    Message,
+    Offer,
+    Peers,
+    Reject,
+    Request,
+    Run,
+    Unchoke,
+)
+from p2phub.proto.names import parse_reference
+from tests.node.hostile_peers import Script, claim_all, node_of, peer_of
+from tests.node.real_nodes import ignore, publish, same_files, write_model
+
+PAGE = digest(b"a page of nothing")
+
+
+@dataclass
+class Release:
+    """What an honest node published: how to name it, and its documents for others to serve."""
+
+    content_id: str
+    documents: dict[Digest, bytes]
+    segment: Digest  # of the large file
+    folder: Path
+
+
+@asynccontextmanager
+async def scene(
+    folder: Path, *, size: int = 3_000_000, up_rate: int = 0
+) -> AsyncIterator[tuple[MemoryHub, Release]]:
+    """A hub, and a release with its publisher."""
+    hub = MemoryHub()
+    model = write_model(folder / "model", size=size)
+    async with node_of(hub, "publisher", folder / "publisher", up_rate=up_rate) as publisher:
+        content_id = await publish(publisher, model)
+        get = publisher._store.get
+        manifest = parse_content_id(content_id)
+        root = Manifest.decode(get(manifest))
+        page = FilePage.decode(get(root.pages[0].digest))
+        names = [manifest, root.pages[0].digest]
+        for file in page.files:
+            if file.has_record:
+                record = ObjectRecord.decode(get(file.object))
+                names += [file.object, *(segment.digest for segment in record.segments)]
+                if file.path == "weights.bin":
+                    segment = record.segments[0].digest
+        documents = {name: get(name) for name in names}
+        yield hub, Release(content_id, documents, segment, model)
+
+
+async def fetch_from(
+    node: Node, release: Release, *peers: MemoryNetwork, to: Path | None = None
+) -> Fetched:
+    addresses = tuple(address for peer in peers for address in peer.addresses())
+    request = FetchRequest(
+        reference=parse_reference(release.content_id), destination=to, peers=addresses
+    )
+    return await node.fetch(request, ignore)
+
+
+def publisher_of(hub: MemoryHub) -> MemoryNetwork:
+    return next(iter(hub.networks.values()))
+
+
+async def obey(session: Session) -> None:
+    """Claim to hold whatever is asked about, give a slot, and read on."""
+    while (message := await session.receive()) is not None:
+        if isinstance(message, Ask):
+            await claim_all(session, message.pages)
+
+
+def saying(*messages: Message, times: int = 1) -> Script:
+    """A peer that says all this at once, and reads on."""
+
+    async def script(session: Session) -> None:
+        for _ in range(times):
+            await session.send(*messages)
+        await obey(session)
+
+    return script
+
+
+def rejecting(code: int) -> Script:
+    async def script(session: Session) -> None:
+        await session.send(Unchoke())
+        while (message := await session.receive()) is not None:
+            match message:
+                case Ask(pages):
+                    await claim_all(session, pages)
+                case Request(id, _):
+                    await session.send(Reject(id, code), Unchoke())
+
+    return script
+
+
+async def flipping(session: Session) -> None:
+    """Choke and unchoke for ever, and read nothing."""
+    await session.send(*(Have(page, b"\xff" * 2048) for page in [PAGE]))
+    while True:
+        await session.send(*([Choke(), Unchoke()] * 200))
+
+
+SCRIPTS: dict[str, Script] = {
+    "a thousand refusals of a lane": saying(*[LaneRefused()] * 1000),
+    "a thousand tickets": saying(*[LaneTicket(bytes(32), bytes(32), 9)] * 1000),
+    "a ticket without a port": saying(LaneTicket(bytes(32), bytes(32), 0)),
+    "have-bits of pages nobody asked about": saying(*[Have(PAGE, b"\xff" * 2048)] * 100),
+    "entries beyond every page": saying(HaveDelta(PAGE, tuple(range(8192))), Unchoke()),
+    "refusals of what was not asked": saying(*[Reject(id, 1) for id in range(500)]),
+    "offers of what is not there": saying(*[Offer(Run(PAGE, 0, 16384))] * 500, Unchoke()),
+    "a question without end": saying(*[Ask((PAGE,) * 512)] * 3000),
+    "peers that are none": saying(Peers(PAGE, (("12D3KooW", ("/ip4/1.2.3.4/tcp/1",)),))),
+    "chokes": saying(*[Choke()] * 1000),
+    "a goodbye": saying(Bye(1)),
+    "a second greeting": saying(Hello("x", 1)),
+    "a join": saying(Join(PAGE)),
+    "a cancel": saying(Cancel(1)),
+    "slots, and always busy": rejecting(REJECT_BUSY),
+    "slots, and always choked": rejecting(REJECT_CHOKED),
+    "slots, and another reason": rejecting(255),
+    "slots given and taken, nothing read": flipping,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+async def test_a_misbehaving_peer_costs_a_fetch_little(tmp_path: Path, script: Script) -> None:
+    async with (
+        scene(tmp_path, size=300_000) as (hub, release),
+        node_of(hub, "reader", tmp_path / "reader") as reader,
+        peer_of(hub, "mallory", session=script, chunks=release.documents) as mallory,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(fetch_ends, reader, release, mallory)
+        await trio.sleep(0.7)
+        assert tasks_count() < 100
+        assert len(os.listdir("/proc/self/task")) < 80
+        assert len(os.listdir("/proc/self/fd")) < 200
+        nursery.cancel_scope.cancel()
+        assert reader._network.faults_count == 0
+
+
+async def fetch_ends(node: Node, release: Release, *peers: MemoryNetwork) -> None:
+    with pytest.raises(P2phubError):
+        await fetch_from(node, release, *peers)
+
+
+def tasks_count() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def test_a_fetch_among_all_of_them_is_whole(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        hub, release = await stack.enter_async_context(scene(tmp_path, up_rate=700_000))
+        reader = await stack.enter_async_context(node_of(hub, "reader", tmp_path / "reader"))
+        peers = [
+            await stack.enter_async_context(
+                peer_of(hub, name, session=script, chunks=release.documents)
+            )
+            for name, script in SCRIPTS.items()
+        ]
+        with trio.fail_after(30):
+            await fetch_from(reader, release, *peers, publisher_of(hub), to=tmp_path / "out")
+        assert same_files(release.folder, tmp_path / "out")
+        assert reader._network.faults_count == 0
