@@ -27,9 +27,8 @@ FIND_COUNT_MAX = 20  # providers one lookup brings at most: more than a swarm st
 RECEIVE_BYTES_DEFAULT = 65_536
 
 _BASE58_DIGITS = frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
-_PEER_ID_LENGTHS = range(
-    40, 65
-)  # base58 of 34 bytes (SHA-256 ids) to 38 bytes (Ed25519), with slack
+# Base58 of 34 bytes (SHA-256 ids) to 38 bytes (Ed25519), with slack.
+_PEER_ID_LENGTHS = range(40, 65)
 
 
 @dataclass(frozen=True, slots=True)

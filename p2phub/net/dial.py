@@ -17,9 +17,7 @@ from p2phub.net.addresses import Endpoint, endpoint_from_socket, endpoint_from_t
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 
 STAGGER_S = 0.15  # between attempts: longer than a handshake on one continent
-ATTEMPT_TIMEOUT_S = (
-    6.0  # three SYNs and the handshake; an address that needs longer is not worth a slot
-)
+ATTEMPT_TIMEOUT_S = 6.0  # three SYNs and the handshake; longer is not worth a slot
 _RESOLVE_TIMEOUT_S = 3.0  # a name server that is slower is as good as none
 
 Reached = TypeVar("Reached")

@@ -52,11 +52,8 @@ from p2phub.proto.limits import (
 DIAL_TIMEOUT_S = 2.5  # a node that is there answers within; a dead one holds a walk up no longer
 QUESTION_TIMEOUT_S = 5.0  # the dial and two round trips
 SERVE_IDLE_S = 10.0  # between two questions on one stream
-JOIN_REFRESHES_S = (
-    0.0,
-    5.0,
-    30.0,
-)  # after the first node is known: again when the others have joined too
+# After the first node is known: again when the others have joined too.
+JOIN_REFRESHES_S = (0.0, 5.0, 30.0)
 REFRESH_S = 600.0  # then; as in libp2p
 REFRESH_JITTER = 0.25  # of it, either way: nodes started together do not stay together
 UNREACHABLE_S = 30.0  # for this long nobody's word makes us dial a node again that did not answer
@@ -102,9 +99,8 @@ class Kademlia:
         self._table = RoutingTable(position_of_peer(swarm.peer_id))
         self._records = ProviderRecords()
         self._unreachable: dict[PeerId, float] = {}  # until when
-        self._counts: Counter[tuple[PeerId, int]] = (
-            Counter()
-        )  # messages of this rate window by sender and type
+        # Messages of this rate window, by sender and type.
+        self._counts: Counter[tuple[PeerId, int]] = Counter()
         self._counts_since_s = 0.0
         self._first_node = trio.Event()
         self._refreshed_s: float | None = None

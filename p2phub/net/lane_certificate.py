@@ -70,8 +70,7 @@ def _server_context(key_and_certificate: bytes) -> ssl.SSLContext:
     # A resumption ticket would lie unread at a dialler that only sends, and its closing would then
     # reset the connection and lose the last bytes.
     context.num_tickets = 0
-    # Python's ssl reads keys from files only. This one is the user's alone and lives for a
-    # millisecond.
+    # Python's ssl reads keys from files only. This one is the user's alone, for a moment.
     with tempfile.NamedTemporaryFile(prefix="p2phub-lane-") as file:
         file.write(key_and_certificate)
         file.flush()

@@ -79,9 +79,8 @@ class Libp2pNetwork:
         self.peer_id = identity.peer_id
         self._public_key = identity.key_pair.public_key.serialize()
         self._announced = tuple(parse_address(address) for address in announce)
-        self._known: OrderedDict[PeerId, tuple[str, ...]] = (
-            OrderedDict()
-        )  # least recently used first
+        # Least recently used first.
+        self._known: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self._introduced: dict[Connection, trio.Event] = {}
         self._kademlia_protocol = kademlia_protocol
         self._swarm = Swarm(

@@ -39,9 +39,7 @@ _SYN, _ACK = 1, 2  # the other flags end streams
 _NORMAL, _PROTOCOL_ERROR = 0, 1  # reasons in GO_AWAY
 _MESSAGE_BYTES_MAX = PAYLOAD_BYTES_MAX + _HEADER.size
 _MESSAGES_PER_WRITE = 4  # Noise messages sealed per system call
-_WRITE_STALL_S = (
-    60.0  # a live peer always reads, so its socket accepts bytes; this one is stuck or hostile
-)
+_WRITE_STALL_S = 60.0  # a live peer always reads, so its socket accepts bytes: this one is stuck
 _GOODBYE_S = 0.5  # for the last frames before a close
 
 

@@ -14,9 +14,7 @@ from trio.lowlevel import ParkingLot
 from p2phub.errors import ProtocolViolation, StreamClosed
 from p2phub.proto.limits import STREAM_WINDOW_BYTES, STREAM_WINDOW_BYTES_MAX
 
-PAYLOAD_BYTES_MAX = (
-    65_535 - 16 - 12
-)  # with yamux's header and Noise's tag exactly one Noise message
+PAYLOAD_BYTES_MAX = 65_535 - 16 - 12  # with Noise's tag and yamux's header one Noise message
 FIN, RST = 4, 8  # flags of yamux
 
 _WINDOW_GROWTH_S = 0.5  # half the window read within this time: it is the limit, not the reader

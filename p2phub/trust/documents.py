@@ -44,9 +44,7 @@ from p2phub.proto.limits import (
 from p2phub.proto.names import is_address, is_name
 from p2phub.trust.release_records import parse_release_record
 
-FIELD: Final = (
-    "x-p2phub"  # our fields in root and timestamp; TUF keeps and signs what it does not know
-)
+FIELD: Final = "x-p2phub"  # ours in root and timestamp; TUF signs what it does not know
 FIELD_VERSION: Final = 1
 TOP_LEVEL_ROLES: Final = frozenset({"root", "targets", "snapshot", "timestamp"})
 
@@ -86,9 +84,7 @@ class Document(Generic[Signed]):
     data: bytes  # the file as received
     metadata: Metadata[Signed]
     payload: bytes = field(repr=False)  # the canonical form that signatures are over
-    payload_sha256: (
-        bytes  # what identifies the statement: files differ by spaces and stray signatures
-    )
+    payload_sha256: bytes  # names the statement: files differ by spaces and stray signatures
 
     @property
     def signed(self) -> Signed:

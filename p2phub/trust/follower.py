@@ -66,9 +66,7 @@ class FreshView:
     peers: tuple[str, ...]  # multiaddrs the publisher gave for its own node
     names: tuple[str, ...]  # of models and datasets it publishes
     changed: bool  # whether this refresh brought anything new
-    refused: tuple[
-        TrustError, ...
-    ]  # what some peers offered and was put aside; for showing and for scoring
+    refused: tuple[TrustError, ...]  # what some peers offered and was put aside; to be shown
 
 
 class Follower:
