@@ -219,7 +219,17 @@ class Transfer:
             ):
                 self.fail(self.search.report("the content"))
             else:
-                self.fail(TransferStalled(peers=[str(peer) for peer in self._sessions]))
+                self.fail(self._stalled())
+
+    def _stalled(self) -> TransferStalled:
+        facts = self.statistics()
+        missing_bytes = facts.total_bytes - facts.verified_bytes
+        return TransferStalled(
+            f"{missing_bytes:,} bytes are missing: {len(self._sessions)} connected peers sent none "
+            f"of them for {STALL_TIMEOUT_S:.0f} s, so they may not hold them",
+            peers=[str(peer) for peer in self._sessions],
+            missing=missing_bytes,
+        )
 
     # ---- told by the sessions --------------------------------------------------------------------
 
