@@ -9,20 +9,21 @@ before it is kept, and who sends other bytes is not asked again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 from p2phub.digest import Digest, digest, sha256
 from p2phub.errors import (
     ContentError,
-    NotHeld,
     P2phubError,
     PeerTimeout,
     ProtocolViolation,
+    StoreError,
     WrongChunk,
 )
 from p2phub.net.base import Network, PeerId, Stream
+from p2phub.node.answering import answer_each
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.proto import protocols
@@ -37,15 +38,18 @@ from p2phub.proto.fetch import (
     parse_reply_header,
     reply_header,
 )
-from p2phub.proto.frames import FrameReader, frame
+from p2phub.proto.frames import frame
 from p2phub.store.base import Store
 
 BATCH_DIGESTS = 64  # documents asked for at once: a round trip brings some MB
-IDLE_TIMEOUT_S = 60.0  # a stream on which nothing is asked for this long is closed
-ANSWER_TIMEOUT_S = 20.0  # for one batch, at 100 kB/s at the least
+ANSWER_TIMEOUT_S = 20.0  # for one chunk, at 50 kB/s at the least; at both ends
+# Of chunks that are being sent, to all peers: beyond it they are told to ask again.
+SENDING_BYTES_MAX = 64 << 20
+LOOK_UPS_MAX = 4  # at once: strangers' questions must not take all worker threads
 ASKED_AT_ONCE = 16  # peers asked for a file by its SHA-256: one that is silent holds up nobody
 HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
-PAUSE_MAX_S = 8.0  # after failures of one peer; then a later round of the search may bring it again
+# After failures of one peer, doubled each time; then a later round of the search may bring it again.
+PAUSE_S, PAUSE_MAX_S = 0.5, 8.0
 ROUNDS_ENOUGH = 3  # rounds of search after which nobody who answered has it: no use in waiting on
 SEARCH_TIMEOUT_S = 20.0  # without any progress, before "no provider found"
 
@@ -55,43 +59,55 @@ class DocumentServer:
 
     def __init__(self, network: Network, store: Store) -> None:
         self._store = store
+        self._disk = trio.CapacityLimiter(LOOK_UPS_MAX)
+        self._sending_bytes = 0
         self.sent_bytes = 0
         network.serve(protocols.CHUNK, self._on_stream)
 
     async def _on_stream(self, stream: Stream) -> None:
-        frames = FrameReader()
-        while True:
-            with trio.move_on_after(IDLE_TIMEOUT_S) as idle:
-                data = await stream.receive()
-            if idle.cancelled_caught or not data:
-                return
-            for request in frames.feed(data):
-                await self._answer(stream, decode_chunk_request(request))
+        async def answer(question: bytes) -> None:
+            await self._answer(stream, decode_chunk_request(question))
+
+        await answer_each(stream, answer)
 
     async def _answer(self, stream: Stream, request: ChunksWanted | FileWanted) -> None:
         budget = AnswerBudget()
         digests = request.digests if isinstance(request, ChunksWanted) else ()
         if isinstance(request, FileWanted):
-            name = await trio.to_thread.run_sync(self._store.object_by_sha256, request.sha256)
+            name = await trio.to_thread.run_sync(
+                self._store.object_by_sha256, request.sha256, limiter=self._disk
+            )
             if name is None:
                 await stream.send(reply_header(None))
                 return
             digests = (name,)
         for name in digests:
-            chunk = await trio.to_thread.run_sync(self._read, name)
+            chunk = await trio.to_thread.run_sync(self._read, name, limiter=self._disk)
             if chunk is None:
-                await stream.send(reply_header(None))
-            elif not budget.take(len(chunk)):
-                await stream.send(reply_header(NOT_NOW))
+                await self._send(stream, reply_header(None))
+            elif self._sending_bytes + len(chunk) > SENDING_BYTES_MAX or not budget.take(
+                len(chunk)
+            ):
+                await self._send(stream, reply_header(NOT_NOW))
             else:
-                await stream.send(reply_header(len(chunk)) + chunk)
+                await self._send(stream, reply_header(len(chunk)) + chunk)
                 self.sent_bytes += len(chunk)
+
+    async def _send(self, stream: Stream, data: bytes) -> None:
+        self._sending_bytes += len(data)
+        try:
+            with trio.move_on_after(ANSWER_TIMEOUT_S) as slow:
+                await stream.send(data)
+        finally:
+            self._sending_bytes -= len(data)
+        if slow.cancelled_caught:
+            raise PeerTimeout("a peer does not read what it asked for")
 
     def _read(self, name: Digest) -> bytes | None:
         try:
             return self._store.get(name)
-        except NotHeld:
-            return None
+        except StoreError:
+            return None  # not held, or not readable: the same to whoever asks
 
 
 class Documents:
@@ -183,10 +199,11 @@ class Documents:
             return answer if sha256(answer) == sum_sha256 else None
 
     async def fetch_batch(
-        self, peer: PeerId, names: Sequence[Digest]
+        self, peer: PeerId, names: Sequence[Digest], on_chunk: Callable[[], None] = lambda: None
     ) -> dict[Digest, bytes | None]:
         """What one peer answers: verified bytes, None for what it doesn't hold; absent: ask again.
 
+        on_chunk: called as each chunk of the answer was verified.
         Raises WrongChunk if the peer sent other bytes, PeerError or NetworkError if it failed to
         answer.
         """
@@ -205,6 +222,7 @@ class Documents:
                     if digest(chunk) != name or not budget.take(len(chunk)):
                         raise WrongChunk("a peer sent other bytes than were asked for", peer=peer)
                     answers[name] = chunk
+                    on_chunk()
                 elif chunk is None:
                     answers[name] = None
             await stream.close()
@@ -266,7 +284,7 @@ class _Gathering:
 
     async def _ask(self, peer: PeerId, scope: trio.CancelScope) -> None:
         lacking = self._lacking[peer]
-        pause_s = 0.5
+        pause_s = PAUSE_S
         while self._left:
             batch = self._take(lacking)
             if not batch:
@@ -282,7 +300,9 @@ class _Gathering:
                 batch = list(self._left - lacking)[:BATCH_DIGESTS]
             answers: dict[Digest, bytes | None] = {}
             try:
-                answers = await self._documents.fetch_batch(peer, batch)
+                answers = await self._documents.fetch_batch(peer, batch, self._on_progress)
+                if not answers:
+                    raise PeerTimeout("a peer only says that it is asked too early")
             except (WrongChunk, ProtocolViolation):
                 self._search.exclude(peer)
                 return
@@ -297,6 +317,7 @@ class _Gathering:
                 continue
             finally:
                 self._put_back(batch, answers)
+            pause_s = PAUSE_S
             lacking.update(name for name, chunk in answers.items() if chunk is None)
             got = [chunk for chunk in answers.values() if chunk is not None]
             if got:
@@ -304,8 +325,11 @@ class _Gathering:
                 self._left.difference_update(
                     name for name, chunk in answers.items() if chunk is not None
                 )
-                self._last_progress_s = trio.current_time()
+                self._on_progress()
         scope.cancel()
+
+    def _on_progress(self) -> None:
+        self._last_progress_s = trio.current_time()
 
     def _take(self, lacking: set[Digest]) -> list[Digest]:
         batch: list[Digest] = []
