@@ -48,7 +48,7 @@ SENDING_BYTES_MAX = 64 << 20
 LOOK_UPS_MAX = 4  # at once: strangers' questions must not take all worker threads
 ASKED_AT_ONCE = 16  # peers asked for a file by its SHA-256: one that is silent holds up nobody
 HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
-# After failures of one peer, doubled each time; then a later round of the search may bring it again.
+# After failures of one peer, doubled; a later round of the search may bring it again.
 PAUSE_S, PAUSE_MAX_S = 0.5, 8.0
 ROUNDS_ENOUGH = 3  # rounds of search after which nobody who answered has it: no use in waiting on
 SEARCH_TIMEOUT_S = 20.0  # without any progress, before "no provider found"

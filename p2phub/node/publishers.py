@@ -17,6 +17,7 @@ import trio
 from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.errors import NoProvider, P2phubError
 from p2phub.net.base import Network, PeerId, Stream
+from p2phub.node.answering import answer_each
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
@@ -28,7 +29,7 @@ from p2phub.proto.fetch import (
     parse_reply_header,
     reply_header,
 )
-from p2phub.proto.frames import FrameReader, frame
+from p2phub.proto.frames import frame
 from p2phub.trust.floor import Floor
 from p2phub.trust.follower import Follower, FreshView
 
@@ -36,7 +37,6 @@ PEERS_ASKED_MAX = 8  # for one file
 ANSWERS_ENOUGH = 3  # distinct peers after which the slow ones are not waited for
 ANSWER_WINDOW_S = 5.0  # all answers within it are used
 ANSWER_TIMEOUT_S = 15.0  # without any answer, before "no provider found"
-IDLE_TIMEOUT_S = 30.0  # a stream on which nothing is asked for this long is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +126,12 @@ class Publishers:
     # ---- answering -------------------------------------------------------------------------------
 
     async def _on_stream(self, stream: Stream) -> None:
-        frames = FrameReader()
-        while True:
-            with trio.move_on_after(IDLE_TIMEOUT_S) as idle:
-                data = await stream.receive()
-            if idle.cancelled_caught or not data:
-                return
-            for request in frames.feed(data):
-                wanted = MetaWanted.decode(request)
-                held = await trio.to_thread.run_sync(self._held, wanted)
-                await stream.send(reply_header(len(held) if held else None) + (held or b""))
+        async def answer(question: bytes) -> None:
+            wanted = MetaWanted.decode(question)
+            held = await trio.to_thread.run_sync(self._held, wanted)
+            await stream.send(reply_header(len(held) if held else None) + (held or b""))
+
+        await answer_each(stream, answer)
 
     def _held(self, wanted: MetaWanted) -> bytes | None:
         # Only publishers that this node follows have a folder: a stranger's question must not make
