@@ -35,6 +35,12 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "show": Entry("releases", "show", "Files, digests, signer and peers of a release."),
         "verify": Entry("releases", "verify", "Read a release again and compare every digest."),
     },
+    "Disk": {
+        "rm": Entry("room", "rm", "Keep a release no longer, and free its room."),
+        "pin": Entry("room", "pin", "Never remove a release to make room."),
+        "unpin": Entry("room", "unpin", "Let a release be removed to make room."),
+        "gc": Entry("room", "gc", "Free what no release needs."),
+    },
     "Trust": {
         "key": Entry("key", "key", "Make and list signing keys."),
         "trust": Entry("trust", "trust", "Name publishers whose releases you trust."),

@@ -230,6 +230,24 @@ async def verify(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply
     return await node.verify(reference, _sink(reply))
 
 
+async def remove(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    reference = parse_reference(_reference(params))
+    params.done()
+    return await node.upkeep.remove(reference)
+
+
+async def pin(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    reference, pinned = parse_reference(_reference(params)), params.flag("pinned")
+    params.done()
+    return await node.upkeep.pin(reference, pinned)
+
+
+async def collect(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    dry_run = params.flag("dry_run")
+    params.done()
+    return await node.upkeep.collect(dry_run)
+
+
 async def peers(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     params.done()
     return await node.peers()
@@ -287,8 +305,8 @@ METHODS: Final[dict[str, Method]] = {
     method.__name__: method
     for method in (
         about, identity, status, publish_prepare, publish_commit, fetch, show, versions, read,
-        releases, verify, peers, connect, bootstrap_list, bootstrap_add, bootstrap_remove,
-        trust_add, trust_list, trust_remove, trust_reset,
+        releases, verify, remove, pin, collect, peers, connect, bootstrap_list, bootstrap_add,
+        bootstrap_remove, trust_add, trust_list, trust_remove, trust_reset,
     )
 }  # fmt: skip
 

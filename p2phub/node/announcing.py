@@ -93,6 +93,11 @@ class Announcing:
             self._queue.remove(KeyKind.SHA256, sum_sha256)
         self._is_dirty = True
 
+    def withdraw_release(self, manifest: Digest) -> None:
+        """Announce a manifest no longer."""
+        self._queue.remove(KeyKind.MANIFEST, manifest)
+        self._is_dirty = True
+
     def on_network(self) -> None:
         """The first peer after none: whatever failed for want of one is due now."""
         self._queue.on_network(trio.current_time())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from p2phub.digest import Digest
+from p2phub.node.upkeep_api import UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
     PublisherReference,
@@ -469,6 +470,11 @@ class NodeApi(Protocol):
 
         Raises UnknownPetname.
         """
+        ...
+
+    @property
+    def upkeep(self) -> UpkeepApi:
+        """Room on the disk and the state of what lies there."""
         ...
 
     def metrics(self) -> tuple[Metric, ...]:

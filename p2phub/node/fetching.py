@@ -37,6 +37,7 @@ from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
+from p2phub.node.upkeep import FETCH_LEASE
 from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -104,20 +105,20 @@ class Fetching:
         ) as (resolved, search):
             lock = self._busy.setdefault(resolved.digest, trio.Lock())
             async with lock:
+                await self._lease(resolved.digest, time.time() + LEASE_S)
                 progress(Progress("documents", 0, None))
                 tree = await load_tree(
                     resolved.digest, self._documents, self._store, search, resolved.text
                 )
                 files = tree.selected(request.include, request.exclude)
                 plan = _Plan(resolved, tree, files, _objects(files), _folder(request.destination))
-                await self._lease(plan, time.time() + LEASE_S)
                 reused_bytes = await self._prepare(plan, search)
                 shares = await self._transfer(plan, search, progress)
                 usable_seconds = trio.current_time() - started_s
                 await trio.to_thread.run_sync(self._store.checkpoint)
                 placement = await self._complete(plan, search, shares, progress)
                 await self._keep(plan, placement)
-                await self._lease(plan, 0)
+                await self._lease(resolved.digest, 0)
         data_size = sum(file.size for file in files)
         progress(Progress("complete", data_size, data_size))
         payload_bytes = sum(share.bytes for share in shares)
@@ -315,8 +316,6 @@ class Fetching:
 
     async def _keep(self, plan: _Plan, placement: Placement) -> None:
         """The release is held from now on, and told of."""
-        if plan.tree.manifest is None:
-            return
         statement = plan.resolved.statement
         label = (
             f"{statement.publisher_id}/{statement.name}@{statement.version}" if statement else ""
@@ -329,10 +328,13 @@ class Fetching:
             added_s=time.time(),
         )
         await trio.to_thread.run_sync(self._store.add_release, release)
+        if plan.tree.manifest is None:
+            return
         await self._announcing.announce_release(plan.tree.digest)
 
-    async def _lease(self, plan: _Plan, until_s: float) -> None:
-        await trio.to_thread.run_sync(self._store.lease, plan.tree.digest, "fetch", until_s)
+    async def _lease(self, digest: Digest, until_s: float) -> None:
+        """Before its first document: what is fetched is not collected."""
+        await trio.to_thread.run_sync(self._store.lease, digest, FETCH_LEASE, until_s)
 
 
 def _folder(destination: Path | None) -> Path | None:

@@ -30,7 +30,7 @@ from p2phub.node.api import (
 from p2phub.node.documents import Documents
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
-from p2phub.node.trees import Tree, held_tree, load_tree, record_of
+from p2phub.node.trees import Tree, held_tree, keeping, load_tree, record_of
 from p2phub.proto.content import Segment
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.limits import CHUNK_BYTES_MAX
@@ -63,7 +63,10 @@ class Library:
 
     async def show(self, reference: Reference, peers: Sequence[str]) -> ReleaseView:
         """As NodeApi.show."""
-        async with self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search):
+        async with (
+            self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search),
+            keeping(self._store, resolved.digest),
+        ):
             tree = await load_tree(
                 resolved.digest, self._documents, self._store, search, resolved.text
             )

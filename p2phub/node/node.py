@@ -61,6 +61,7 @@ from p2phub.node.reading import Reading
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.serving import Serving
 from p2phub.node.tasks import open_tasks
+from p2phub.node.upkeep import Upkeep
 from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -184,6 +185,7 @@ class Node:
         self._library = Library(
             store, self._documents, self._resolver, self._publishers, self._petnames
         )
+        self.upkeep = Upkeep(home, store, self._publishers, self._resolver, self._announcing)
         self._following = Following(
             home, self._publishers, self._petnames, self._resolver, self._announcing, network
         )

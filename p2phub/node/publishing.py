@@ -73,21 +73,22 @@ class Publishing:
                 datasets=terms.datasets,
                 card=terms.card,
             )
-            result = ingest_folder(
-                folder,
-                content_terms,
-                put=self._store.put,
-                on_progress=on_progress,
-                cancelled=stop.is_set,
-            )
-            return result, self._store.take(result.sources)
+            with self._store.keeping():
+                result = ingest_folder(
+                    folder,
+                    content_terms,
+                    put=self._store.put,
+                    on_progress=on_progress,
+                    cancelled=stop.is_set,
+                )
+                placement = self._store.take(result.sources)
+                self._store.lease(result.digest, "publish", time.time() + LEASE_S)
+            return result, placement
 
         try:
             result, placement = await _in_thread(work, stop)
         except FileNotFoundError as error:
             raise FileChanged(f"{error.filename} vanished while it was read") from None
-        until_s = time.time() + LEASE_S
-        await trio.to_thread.run_sync(self._store.lease, result.digest, "publish", until_s)
         method = next(
             (m for m in (Method.REFLINK, Method.ADOPTED) if placement.methods.get(m)), Method.HELD
         )

@@ -26,7 +26,7 @@ from p2phub.node.downloads import Transfer
 from p2phub.node.resolving import Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
-from p2phub.node.trees import Tree, load_tree, record_of
+from p2phub.node.trees import Tree, keeping, load_tree, record_of
 from p2phub.node.watching import Watches
 from p2phub.proto.content import ObjectRecord, Segment, SegmentRef
 from p2phub.proto.limits import CHUNK_BYTES_MAX
@@ -85,7 +85,10 @@ class Reading:
         """As NodeApi.read."""
         if start < 0 or (stop is not None and stop < start):
             raise UsageError("a range begins at 0 or later and does not end before it begins")
-        async with self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search):
+        async with (
+            self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search),
+            keeping(self._store, resolved.digest),
+        ):
             tree = await load_tree(
                 resolved.digest, self._documents, self._store, search, resolved.text
             )

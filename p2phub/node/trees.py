@@ -9,7 +9,8 @@ names the next.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -80,6 +81,18 @@ def held_tree(store: Store, digest: Digest) -> Tree:
     manifest = Manifest.decode(root)
     pages = tuple(FilePage.decode(store.get(page.digest)) for page in manifest.pages)
     return Tree(digest, manifest, pages, tuple(check_pages(manifest, pages)))
+
+
+@asynccontextmanager
+async def keeping(store: Store, digest: Digest) -> AsyncIterator[None]:
+    """While the block runs, nothing that `digest` names is collected."""
+    kept = store.keeping(digest)
+    await trio.to_thread.run_sync(kept.__enter__)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(kept.__exit__, None, None, None)
 
 
 async def hold_chunk_lists(

@@ -32,6 +32,7 @@ from p2phub.proto.messages import Run
 
 CHECKPOINT_BYTES = 32 << 20  # written and not yet durable: a crash loses at most this much
 CHECKPOINT_S = 2.0  # and at most this many seconds of a download
+PART_IDLE_S = 3600.0  # what was read in passing may be read again within this time
 
 
 class ObjectState(StrEnum):
@@ -405,12 +406,15 @@ class Store(Protocol):
         put or taken meanwhile by anybody. For this process alone: a lease outlives it.
         """
 
-    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
+    def collect(
+        self, now_s: float, *, is_dry_run: bool = False, part_idle_s: float = PART_IDLE_S
+    ) -> Collected:
         """Free what no release and no lease names, and nobody reads or writes now.
 
         now_s: seconds since 1970. Users' own files are forgotten and stay where they are; a part
-        that was written to in the last hour stays. is_dry_run: only say what would go. Raises
-        CorruptChunk, and takes nothing, where the file list of a release can't be read.
+        that was opened or written to in the last `part_idle_s` seconds stays. is_dry_run: only
+        say what would go. Raises CorruptChunk, and takes nothing, where the file list of a release
+        can't be read.
         """
 
     # ---- itself ----------------------------------------------------------------------------------

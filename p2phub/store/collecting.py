@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 
 from p2phub.digest import Digest
+from p2phub.errors import StoreFailed
 from p2phub.store.base import Collected, CollectedObject, ObjectState
 from p2phub.store.compacting import Compacting
+from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.journal import Journal, forgotten
 from p2phub.store.marking import Marks
@@ -27,7 +29,6 @@ from p2phub.store.objects import StoredObject
 from p2phub.store.packs import RECORD_HEADER_BYTES, Location
 from p2phub.store.parts import Parts
 
-PART_IDLE_S = 3600.0  # a part that was written to or opened this lately is somebody's
 OBJECTS_PER_COMMIT = 256
 CHUNKS_PER_COMMIT = 4096
 
@@ -53,7 +54,7 @@ class Collecting:
         self._compacting = Compacting(holdings, parts)
         self._lock = Lock()  # one collection at a time
 
-    def collect(self, now_s: float, *, is_dry_run: bool) -> Collected:
+    def collect(self, now_s: float, part_idle_s: float, *, is_dry_run: bool) -> Collected:
         """See `Store.collect`."""
         holdings, tally = self._holdings, _Tally()
         with self._lock, holdings.keeping.recording():
@@ -63,7 +64,7 @@ class Collecting:
             self._mark(marks, now_s)
             ids = iter(holdings.index.object_ids())
             while group := list(islice(ids, OBJECTS_PER_COMMIT)):
-                self._sweep_objects(group, marks, now_s, tally, is_dry_run)
+                self._sweep_objects(group, marks, now_s, part_idle_s, tally, is_dry_run)
             for rows in self._chunk_pages():
                 self._sweep_chunks(rows, marks, now_s, tally, is_dry_run)
             if not is_dry_run:
@@ -76,7 +77,11 @@ class Collecting:
 
     def redo(self) -> None:
         """Unlink what a crash left doomed. For the start."""
-        self._unlink(self._holdings.index.doomed())
+        for path in self._holdings.index.doomed():
+            try:
+                self._unlink([path])
+            except StoreFailed:
+                continue  # it stays doomed: its disk may be away, which is no reason not to start
 
     # ---- mark
 
@@ -99,18 +104,15 @@ class Collecting:
 
     # ---- sweep
 
-    def _settled(self, stack: ExitStack, marks: Marks, now_s: float) -> None:
-        """Enter a state in which nobody can come to keep anything, with all marked that is kept."""
+    @contextmanager
+    def _settled(self, marks: Marks, now_s: float) -> Iterator[None]:
+        """A block in which nobody can come to keep anything, with all marked that is kept."""
         holdings = self._holdings
         while True:
             self._mark_new(marks, now_s)
-            with ExitStack() as held:
-                held.enter_context(self._parts.exclusive)
-                held.enter_context(holdings.sweeping)
-                held.enter_context(holdings.keeping.lock)
-                held.enter_context(holdings.index.exclusive)
+            with holdings.keeping.lock, holdings.index.exclusive:
                 if not (self._releases() | self._others(now_s)) - marks.roots:
-                    stack.enter_context(held.pop_all())
+                    yield
                     return
 
     def _mark_new(self, marks: Marks, now_s: float) -> None:
@@ -120,48 +122,59 @@ class Collecting:
             marks.add_root(root, is_release=False)
 
     def _sweep_objects(
-        self, ids: Sequence[int], marks: Marks, now_s: float, tally: _Tally, is_dry_run: bool
+        self,
+        ids: Sequence[int],
+        marks: Marks,
+        now_s: float,
+        part_idle_s: float,
+        tally: _Tally,
+        is_dry_run: bool,
     ) -> None:
-        with ExitStack() as stack:
-            self._settled(stack, marks, now_s)
-            victims = []
-            for id in ids:
-                object = self._holdings.object(id)
-                if object is None:
-                    continue
-                name = object.row.digest
-                if name in marks or self._holdings.keeping.is_noted(name):
-                    continue
-                if self._is_active(object, now_s):
-                    for segment in (name, *(segment.digest for segment in object.segments)):
-                        marks.add_name(segment)
-                    continue
-                victims.append(object)
-            for object in victims:
-                row = object.row
-                is_own = row.kind != "adopted"
-                size = _blocks_bytes(self._holdings.path(object)) if is_own else 0
-                tally.objects.append(CollectedObject(row.digest, row.sha256, row.size))
-                tally.freed_bytes += size
-                tally.forgotten_count += not is_own
-            if is_dry_run or not victims:
-                return
-            adopted = [object for object in victims if object.row.kind == "adopted"]
-            own = [object for object in victims if object.row.kind != "adopted"]
-            doomed = [self._holdings.path(object) for object in own]
-            self._journal.append([forgotten(object.row) for object in adopted])
-            with self._parts.abandoning(victims), self._holdings.index.transaction() as change:
+        holdings = self._holdings
+        with self._parts.exclusive, holdings.sweeping:
+            with self._settled(marks, now_s):
+                victims = self._victims(ids, marks, now_s - part_idle_s)
                 for object in victims:
-                    change.drop_object(object.row.id)
-                change.doom(doomed)
-            for object in victims:
-                self._holdings.dropped(object)
-                with object.lock:
-                    # Whoever still reads it is told that it is not held, not that it was removed.
-                    object.row = replace(object.row, state=ObjectState.CHANGED)
+                    row = object.row
+                    is_own = row.kind != "adopted"
+                    tally.objects.append(CollectedObject(row.digest, row.sha256, row.size))
+                    tally.freed_bytes += _blocks_bytes(holdings.path(object)) if is_own else 0
+                    tally.forgotten_count += not is_own
+                if is_dry_run or not victims:
+                    return
+                adopted = [object for object in victims if object.row.kind == "adopted"]
+                own = [object for object in victims if object.row.kind != "adopted"]
+                doomed = [holdings.path(object) for object in own]
+                self._journal.append([forgotten(object.row) for object in adopted])
+                with self._parts.abandoning(victims), holdings.index.transaction() as change:
+                    for object in victims:
+                        change.drop_object(object.row.id)
+                    change.doom(doomed)
+                for object in victims:
+                    holdings.dropped(object)
+                    with object.lock:
+                        # Whoever still reads it is told that it is not held, not that it was
+                        # removed.
+                        object.row = replace(object.row, state=ObjectState.CHANGED)
             self._unlink(doomed)
 
-    def _is_active(self, object: StoredObject, now_s: float) -> bool:
+    def _victims(self, ids: Sequence[int], marks: Marks, since_s: float) -> list[StoredObject]:
+        """Which of these objects go. A part in use since `since_s` is marked instead."""
+        found = []
+        for id in ids:
+            object = self._holdings.object(id)
+            if object is None:
+                continue
+            name = object.row.digest
+            if name in marks or self._holdings.keeping.is_noted(name):
+                continue
+            if self._is_active(object, since_s):
+                marks.add_object(name)
+            else:
+                found.append(object)
+        return found
+
+    def _is_active(self, object: StoredObject, since_s: float) -> bool:
         if object.row.kind != "part":
             return False
         if object.is_closing or object.writing:
@@ -170,7 +183,7 @@ class Collecting:
             written_s = os.lstat(self._holdings.path(object)).st_mtime
         except OSError:
             return False
-        return now_s - written_s < PART_IDLE_S
+        return written_s > since_s
 
     def _sweep_chunks(
         self,
@@ -180,8 +193,7 @@ class Collecting:
         tally: _Tally,
         is_dry_run: bool,
     ) -> None:
-        with ExitStack() as stack:
-            self._settled(stack, marks, now_s)
+        with self._settled(marks, now_s):
             dead = []
             for name, location in rows:
                 if name in marks or self._holdings.keeping.is_noted(name):
@@ -207,7 +219,9 @@ class Collecting:
         for path in paths:
             self._holdings.files.remove(path)
         for folder in {path.parent for path in paths}:
-            if folder.is_dir():
+            with failures(folder):
+                is_there = folder.is_dir()
+            if is_there:
                 self._holdings.files.sync_folder(folder)
         if paths:
             with self._holdings.index.transaction() as change:

@@ -24,6 +24,7 @@ from p2phub.proto.manifest import FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
 from p2phub.store.base import (
+    PART_IDLE_S,
     Collected,
     FileStamp,
     ObjectState,
@@ -287,8 +288,10 @@ class DiskStore:
         keeping = self._holdings.keeping
         return keeping.recording() if root is None else keeping.root(root)
 
-    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
-        return self._collecting.collect(now_s, is_dry_run=is_dry_run)
+    def collect(
+        self, now_s: float, *, is_dry_run: bool = False, part_idle_s: float = PART_IDLE_S
+    ) -> Collected:
+        return self._collecting.collect(now_s, part_idle_s, is_dry_run=is_dry_run)
 
     # ---- itself
 

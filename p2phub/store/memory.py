@@ -32,6 +32,7 @@ from p2phub.store import bits
 from p2phub.store.base import (
     CHECKPOINT_BYTES,
     CHECKPOINT_S,
+    PART_IDLE_S,
     Collected,
     CollectedObject,
     FileStamp,
@@ -329,7 +330,9 @@ class MemoryStore:
     def keeping(self, root: Digest | None = None) -> AbstractContextManager[None]:
         return self._keeping.recording() if root is None else self._keeping.root(root)
 
-    def collect(self, now_s: float, *, is_dry_run: bool = False) -> Collected:
+    def collect(
+        self, now_s: float, *, is_dry_run: bool = False, part_idle_s: float = PART_IDLE_S
+    ) -> Collected:
         with self.lock, self._keeping.lock:
             marks = Marks(self.get, self._segments_of)
             for release in self.releases():
@@ -337,8 +340,8 @@ class MemoryStore:
             for root in {*self._keeping.roots(), *(name for name, _, _ in self.leases(now_s))}:
                 marks.add_root(root, is_release=False)
             for name, object in self._objects.items():
-                if not object.is_whole:
-                    marks.add_object(name)  # an open part is somebody's
+                if not object.is_whole and part_idle_s:
+                    marks.add_object(name)  # no clock here: every part counts as used lately
             names = [*self._objects, *self._singles]
             dropped = {n for n in names if n not in marks and not self._keeping.is_noted(n)}
             dead = [object for name, object in self._objects.items() if name in dropped]

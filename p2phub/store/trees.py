@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from types import TracebackType
 
 from p2phub.digest import Sha256
 from p2phub.errors import DestinationExists, StoreError
+from p2phub.paths import TREE_UNDER_WAY, tree_under_way
 from p2phub.store.base import FileStamp
 from p2phub.store.file_system import FileSystem, failure, failures
 
 READ_BYTES = 1 << 20
+TREE_DEPTH_MAX = 3  # folders by publisher, name and version
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -148,3 +151,40 @@ class Tree:
 def remove_tree(folder: Path) -> None:
     """Take away a folder of ours and all in it, as far as the disk lets us."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_tree(tree: Path, above: Path) -> bool:
+    """Take away a tree that appeared whole, so that no crash leaves a part of it in its place; and
+    the folders between it and `above` that are empty then. False if there was none.
+
+    Raises StoreFailed.
+    """
+    hidden = tree_under_way(tree.parent, secrets.token_hex(8))
+    try:
+        os.rename(tree, hidden)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise failure(error, tree) from error
+    remove_tree(hidden)
+    for folder in tree.parents:
+        if folder == above or not folder.is_relative_to(above):
+            break
+        try:
+            os.rmdir(folder)
+        except OSError:
+            break  # something else lies in it
+    return True
+
+
+def remove_stale_trees(above: Path, until_s: float) -> None:
+    """Take away what a crash left of trees that were made or discarded below `above`, if nothing
+    was done to it since `until_s` (seconds since 1970).
+    """
+    for depth in range(TREE_DEPTH_MAX):
+        for stale in above.glob("*/" * depth + f"{TREE_UNDER_WAY}*"):
+            try:
+                if os.lstat(stale).st_mtime < until_s:
+                    remove_tree(stale)
+            except OSError:
+                continue  # gone meanwhile

@@ -1,0 +1,87 @@
+"""`p2phub rm`, `pin`, `unpin` and `gc`: what is kept on this disk."""
+
+from __future__ import annotations
+
+import click
+
+from p2phub.cli.options import Invocation, common, invocation
+from p2phub.cli.render import note, out, out_json, plural
+from p2phub.control.protocol import Json
+from p2phub.display import size_text, visible
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@common
+@invocation
+def rm(run: Invocation, reference: str) -> None:
+    """Keep a release no longer: its tree under the home goes, and all that nothing else needs.
+
+    Files that you published or fetched with -o stay where they are. A pin does not stand in the
+    way.
+    """
+    with run.connect() as daemon:
+        removed = daemon.call("remove", reference=reference)
+    if run.json:
+        out_json(removed)
+        return
+    for folder in removed["folders"]:
+        note(f"{visible(folder)} is yours and stays")
+    for name in removed["references"]:
+        out(visible(name))
+    tell(removed["freed"])
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@common
+@invocation
+def pin(run: Invocation, reference: str) -> None:
+    """Never remove a release to make room. What you publish is pinned from the start."""
+    change(run, reference, pinned=True)
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@common
+@invocation
+def unpin(run: Invocation, reference: str) -> None:
+    """Let a release be removed when room is needed, the oldest first."""
+    change(run, reference, pinned=False)
+
+
+def change(run: Invocation, reference: str, *, pinned: bool) -> None:
+    with run.connect() as daemon:
+        found = daemon.call("pin", reference=reference, pinned=pinned)
+    if run.json:
+        out_json(found)
+        return
+    for name in found["references"]:
+        out(f"{visible(name)} is {'pinned' if pinned else 'no longer pinned'}")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@common
+@invocation
+def gc(run: Invocation, dry_run: bool) -> None:
+    """Free what no release needs and nobody uses now.
+
+    What was read in passing stays for an hour, an interrupted fetch for a week.
+    """
+    with run.connect() as daemon:
+        freed = daemon.call("collect", dry_run=dry_run)
+    if run.json:
+        out_json(freed)
+        return
+    tell(freed)
+
+
+def tell(freed: Json) -> None:
+    verb = "can be freed" if freed["dry_run"] else "freed"
+    files = plural(freed["file_count"], "file")
+    chunks = plural(freed["chunk_count"], "small file or document", "small files and documents")
+    note(f"{size_text(freed['freed_bytes'])} {verb}: {files}, {chunks}")
+    if freed["forgotten_count"]:
+        yours = plural(freed["forgotten_count"], "file")
+        note(f"{yours} of them {'are' if freed['forgotten_count'] > 1 else 'is'} yours and stays")

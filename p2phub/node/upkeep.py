@@ -1,0 +1,182 @@
+"""Keeping order on the disk: what is removed, pinned and collected.
+
+What is removed is told of no longer. Files that a user put somewhere are never touched; the
+read-only trees under the home go with their release.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import trio
+
+from p2phub.core.trust.versions import parse_version
+from p2phub.digest import Digest
+from p2phub.errors import NotHeld, P2phubError, UsageError
+from p2phub.node.announcing import Announcing
+from p2phub.node.publishers import Publishers
+from p2phub.node.resolving import Resolver
+from p2phub.node.upkeep_api import Freed, Pinned, Removed
+from p2phub.paths import Home
+from p2phub.proto.content_id import content_id_text
+from p2phub.proto.names import (
+    ContentReference,
+    PetnameReference,
+    Reference,
+    ReleaseReference,
+)
+from p2phub.store.base import PART_IDLE_S, Collected, Release, Store
+from p2phub.store.trees import discard_tree, remove_stale_trees
+
+FETCH_LEASE = "fetch"  # who holds the lease of a fetch that is under way or was interrupted
+
+
+class Upkeep:
+    """See `p2phub.node.upkeep_api.UpkeepApi`."""
+
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        publishers: Publishers,
+        resolver: Resolver,
+        announcing: Announcing,
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._publishers = publishers
+        self._resolver = resolver
+        self._announcing = announcing
+
+    async def remove(self, reference: Reference) -> Removed:
+        """As UpkeepApi.remove."""
+        rows, digests = await trio.to_thread.run_sync(self._meant, reference)
+        trees, folders = await trio.to_thread.run_sync(self._let_go, rows, digests)
+        freed = await self._collect(dry_run=False, part_idle_s=0.0)
+        return Removed(
+            references=_references(rows, digests),
+            content_ids=tuple(content_id_text(digest) for digest in digests),
+            trees=tuple(trees),
+            folders=tuple(folders),
+            freed=freed,
+        )
+
+    async def pin(self, reference: Reference, pinned: bool) -> Pinned:
+        """As UpkeepApi.pin."""
+        rows, digests = await trio.to_thread.run_sync(self._meant, reference)
+        if not rows:
+            raise NotHeld(f"{reference} was not fetched to its end: fetch it first, then pin it")
+        for digest in digests:
+            await trio.to_thread.run_sync(self._store.pin, digest, pinned)
+        return Pinned(
+            references=_references(rows, digests),
+            content_ids=tuple(content_id_text(digest) for digest in digests),
+            pinned=pinned,
+        )
+
+    async def collect(self, dry_run: bool) -> Freed:
+        """As UpkeepApi.collect."""
+        return await self._collect(dry_run=dry_run, part_idle_s=PART_IDLE_S)
+
+    async def _collect(self, *, dry_run: bool, part_idle_s: float) -> Freed:
+        def work() -> Collected:
+            if not dry_run:
+                remove_stale_trees(self._home.releases, time.time() - PART_IDLE_S)
+            return self._store.collect(
+                time.time(), is_dry_run=dry_run, part_idle_s=part_idle_s
+            )
+
+        # Not cancelled half-way: it ends soon, and what it took must be told of no longer.
+        with trio.CancelScope(shield=True):
+            collected = await trio.to_thread.run_sync(work)
+            if not dry_run:
+                for gone in collected.objects:
+                    self._announcing.withdraw_object(gone.object, gone.sha256)
+        return Freed(
+            freed_bytes=collected.freed_bytes,
+            file_count=len(collected.objects),
+            forgotten_count=collected.forgotten_count,
+            chunk_count=collected.chunk_count,
+            dry_run=dry_run,
+        )
+
+    # ---- in worker threads -----------------------------------------------------------------------
+
+    def _meant(self, reference: Reference) -> tuple[list[Release], list[Digest]]:
+        """The rows that a reference means, and their manifests; no rows: an interrupted fetch.
+
+        Raises NotHeld, UnknownPetname, UsageError.
+        """
+        kept = self._store.releases()
+        if isinstance(reference, PetnameReference | ReleaseReference):
+            digests = self._named(self._resolver.as_release(reference), kept)
+            rows = [row for row in kept if row.manifest in digests]
+        else:
+            digest: Digest | None
+            if isinstance(reference, ContentReference):
+                digest = reference.digest
+            else:
+                digest = self._store.object_by_sha256(reference.sha256)
+            digests = [] if digest is None else [digest]
+            rows = [row for row in kept if row.manifest == digest]
+        leased = {digest for digest, owner, _ in self._store.leases(0.0) if owner == FETCH_LEASE}
+        if not rows:
+            digests = [digest for digest in digests if digest in leased]
+        if not digests:
+            raise NotHeld(f"{reference} is not kept here: see `p2phub ls`")
+        return rows, digests
+
+    def _named(self, wanted: ReleaseReference, kept: Sequence[Release]) -> list[Digest]:
+        """Manifests of one name: as they are kept under it, and as their publisher signed them."""
+        versions: dict[str, Digest] = {}
+        for row in kept:
+            owner, _, rest = row.name.partition("/")
+            name, _, version = rest.rpartition("@")
+            if (owner, name) == (wanted.publisher_id, wanted.name):
+                versions[version] = row.manifest
+        held = {row.manifest for row in kept}
+        held |= {digest for digest, owner, _ in self._store.leases(0.0) if owner == FETCH_LEASE}
+        try:
+            statements = self._publishers.follower(wanted.publisher_id).releases()
+        except P2phubError:
+            statements = []  # its metadata can't be used; what is kept under its name still counts
+        for statement in statements:
+            if statement.name == wanted.name and statement.manifest_digest in held:
+                versions[statement.version] = statement.manifest_digest
+        if wanted.version is not None:
+            order = parse_version(wanted.version)
+            versions = {v: d for v, d in versions.items() if parse_version(v) == order}
+        if len(versions) > 1:
+            shown = ", ".join(sorted(versions, key=parse_version))
+            raise UsageError(
+                f"several versions of {wanted.name} are kept ({shown}): name one, as in"
+                f" {wanted.name}@{next(iter(versions))}",
+                versions=sorted(versions),
+            )
+        return list(versions.values())
+
+    def _let_go(
+        self, rows: Iterable[Release], digests: Iterable[Digest]
+    ) -> tuple[list[Path], list[Path]]:
+        """Drop the rows and the trees under the home: (trees gone, folders that stay)."""
+        trees, folders = [], []
+        for row in rows:
+            if row.path is not None and row.path.is_relative_to(self._home.releases):
+                # The tree first: a crash in between leaves a release without its tree, which is
+                # removed or fetched again, never a tree that nobody knows of.
+                if discard_tree(row.path, self._home.releases):
+                    trees.append(row.path)
+            elif row.path is not None:
+                folders.append(row.path)
+            self._store.remove_release(row.manifest, row.name)
+        for digest in digests:
+            self._store.lease(digest, FETCH_LEASE, 0)
+            self._announcing.withdraw_release(digest)
+        return trees, folders
+
+
+def _references(rows: Sequence[Release], digests: Sequence[Digest]) -> tuple[str, ...]:
+    names = [row.name or content_id_text(row.manifest) for row in rows]
+    return tuple(dict.fromkeys(names or [content_id_text(digest) for digest in digests]))

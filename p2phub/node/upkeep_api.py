@@ -1,0 +1,64 @@
+"""What the doors may ask of a node's disk, and the values they get back: part of `NodeApi`, under
+the same rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from p2phub.proto.names import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """What a collection took from the disk, or would take."""
+
+    freed_bytes: int
+    file_count: int  # of more than one chunk, or users' own
+    forgotten_count: int  # of them: users' own, which stay where they are
+    chunk_count: int  # documents and small files
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Releases that are not kept any more."""
+
+    references: tuple[str, ...]  # as they were kept: <publisher id>/<name>@<version> or content id
+    content_ids: tuple[str, ...]
+    trees: tuple[Path, ...]  # under the home, and gone
+    folders: tuple[Path, ...]  # of the user's; they stay
+    freed: Freed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """Whether releases may be removed to make room."""
+
+    references: tuple[str, ...]
+    content_ids: tuple[str, ...]
+    pinned: bool
+
+
+class UpkeepApi(Protocol):
+    """Room on the disk and the state of what lies there."""
+
+    async def remove(self, reference: Reference) -> Removed:
+        """Keep a release no longer, and free what nothing else needs. Files that a user put
+        somewhere stay.
+
+        Raises NotHeld, UnknownPetname, UsageError where several versions are held and none is
+        named.
+        """
+        ...
+
+    async def pin(self, reference: Reference, pinned: bool) -> Pinned:
+        """Protect a release from being removed for room, or stop to. Raises as `remove`."""
+        ...
+
+    async def collect(self, dry_run: bool) -> Freed:
+        """Free what no release names and nobody uses. Raises CorruptChunk where a kept file list
+        can't be read: then nothing was taken."""
+        ...

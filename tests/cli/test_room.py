@@ -1,0 +1,34 @@
+"""`rm`, `pin`, `unpin` and `gc` against a real node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2phub.errors import NotHeld
+from tests.cli.running import Terminal
+from tests.control.serving import controlled
+from tests.node.real_nodes import node, publish_signed, write_model
+
+Capture = pytest.CaptureFixture[str]
+
+
+async def test_a_release_is_unpinned_and_removed(tmp_path: Path, capsys: Capture) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, controlled(a, tmp_path) as home:
+        published = await publish_signed(a, model, tmp_path / "a")
+        p2phub = Terminal(home, capsys)
+        name = f"{published.publisher_id}/tiny@1.0"
+        assert (await p2phub("unpin", "lab/tiny")).out == f"{name} is no longer pinned\n"
+        pinned = await p2phub("pin", published.content_id, "--json")
+        assert (pinned.code, pinned.json["pinned"]) == (0, True)
+        kept = await p2phub("gc", "--dry-run", "--json")
+        assert (kept.json["file_count"], kept.json["dry_run"]) == (0, True)
+        removed = await p2phub("rm", "lab/tiny@1.0")
+        assert (removed.code, removed.out) == (0, f"{name}\n")
+        assert "stays" in removed.err
+        assert (model / "weights.bin").exists()
+        gone = await p2phub("rm", "lab/tiny", "--json")
+        assert (gone.code, gone.error["kind"]) == (NotHeld.exit_code, "NotHeld")
+        assert (await p2phub("gc")).err.startswith("0 B freed: 0 files")

@@ -1,0 +1,127 @@
+"""What a node keeps: removing, pinning and collecting between real fetches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2phub.errors import NotHeld, UsageError
+from p2phub.proto.content_id import content_id_text
+from p2phub.proto.names import parse_reference
+from tests.node.real_nodes import (
+    address,
+    fetch,
+    node,
+    publish,
+    publish_signed,
+    same_files,
+    write_model,
+)
+
+
+async def test_a_removed_release_frees_its_tree_and_its_room(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        published = await publish_signed(a, model, tmp_path / "a")
+        fetched = await fetch(b, published.reference, peers=(await address(a),))
+        assert fetched.path.exists()
+        removed = await b.upkeep.remove(parse_reference(published.content_id))
+        assert removed.content_ids == (published.content_id,)
+        assert removed.trees == (fetched.path,)
+        assert removed.freed.freed_bytes > 3_000_000
+        assert list((tmp_path / "b" / "releases").iterdir()) == []
+        assert await b.releases() == ()
+        usage = b._store.usage()
+        assert (usage.data_bytes, usage.part_bytes, usage.pack_bytes) == (0, 0, 0)
+        with pytest.raises(NotHeld):
+            await b.upkeep.remove(parse_reference(published.content_id))
+        # It can be fetched again, and its publisher still has it.
+        again = await fetch(b, published.reference, peers=(await address(a),))
+        assert same_files(model, again.path)
+        assert again.bytes_fetched > 3_000_000
+
+
+async def test_what_the_user_published_and_placed_stays(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        published = await publish_signed(a, model, tmp_path / "a")
+        await fetch(b, published.reference, to=tmp_path / "out", peers=(await address(a),))
+        removed = await b.upkeep.remove(parse_reference(published.reference))
+        assert (removed.trees, removed.folders) == ((), (tmp_path / "out",))
+        assert removed.freed.forgotten_count == 2
+        await a.upkeep.remove(parse_reference("lab/tiny"))
+        assert same_files(model, tmp_path / "out")
+        assert b._store.usage().adopted_bytes == a._store.usage().adopted_bytes == 0
+
+
+async def test_one_of_several_versions_must_be_named(tmp_path: Path) -> None:
+    one, two = write_model(tmp_path / "one"), write_model(tmp_path / "two", seed=2)
+    async with node(tmp_path / "a") as a:
+        await publish_signed(a, one, tmp_path / "a", version="1.0")
+        await publish_signed(a, two, tmp_path / "a", version="1.1")
+        with pytest.raises(UsageError) as caught:
+            await a.upkeep.remove(parse_reference("lab/tiny"))
+        assert caught.value.facts["versions"] == ["1.0", "1.1"]
+        with pytest.raises(NotHeld):
+            await a.upkeep.remove(parse_reference("lab/tiny@3"))
+        removed = await a.upkeep.remove(parse_reference("lab/tiny@1.0.0"))
+        assert removed.references[0].endswith("/tiny@1.0")
+        await a.upkeep.remove(parse_reference("lab/tiny"))
+
+
+async def test_what_two_releases_share_stays_with_the_other(tmp_path: Path) -> None:
+    one = write_model(tmp_path / "one")
+    two = write_model(tmp_path / "two")
+    (two / "README.md").write_text("# Another card\n")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        first, second = await publish(a, one), await publish(a, two)
+        peers = (await address(a),)
+        await fetch(b, first, peers=peers)
+        kept = await fetch(b, second, peers=peers)
+        removed = await b.upkeep.remove(parse_reference(first))
+        assert removed.freed.file_count == 0
+        assert same_files(two, kept.path)
+        assert (await b.verify(parse_reference(second), lambda progress: None)).missing_bytes == 0
+
+
+async def test_a_pin_is_set_and_cleared(tmp_path: Path) -> None:
+    async with node(tmp_path / "a") as a:
+        published = await publish_signed(a, write_model(tmp_path / "model"), tmp_path / "a")
+        unpinned = await a.upkeep.pin(parse_reference("lab/tiny@1.0"), False)
+        assert (unpinned.pinned, unpinned.content_ids) == (False, (published.content_id,))
+        assert [row.is_pinned for row in a._store.releases()] == [False]
+        await a.upkeep.pin(parse_reference(published.content_id), True)
+        assert [row.is_pinned for row in a._store.releases()] == [True]
+        with pytest.raises(NotHeld):
+            await a.upkeep.pin(parse_reference("sha256:" + "0" * 64), True)
+
+
+async def test_a_file_fetched_by_its_own_name_is_kept_and_removed_like_a_release(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        view = await a.show(parse_reference(await publish(a, model)))
+        name = next(file.object for file in view.files if file.path == "weights.bin")
+        fetched = await fetch(b, content_id_text(name), peers=(await address(a),))
+        assert (await b.upkeep.collect(False)).file_count == 0
+        assert fetched.path.read_bytes() == (model / "weights.bin").read_bytes()
+        removed = await b.upkeep.remove(parse_reference(content_id_text(name)))
+        assert removed.freed.file_count == 1
+        assert not fetched.path.exists()
+
+
+async def test_a_dry_run_says_what_a_collection_then_frees(tmp_path: Path) -> None:
+    async with node(tmp_path / "a") as a:
+        await publish(a, write_model(tmp_path / "model"))
+        for manifest, owner, _ in a._store.leases(0.0):
+            a._store.lease(manifest, owner, 0)
+        said = await a.upkeep.collect(True)
+        assert said.dry_run
+        done = await a.upkeep.collect(False)
+        assert (said.freed_bytes, said.file_count, said.forgotten_count, said.chunk_count) == (
+            done.freed_bytes, done.file_count, done.forgotten_count, done.chunk_count,
+        )  # fmt: skip
+        assert done.file_count > 0
+        assert (await a.upkeep.collect(False)).chunk_count == 0
