@@ -259,6 +259,11 @@ class Index:
         rows = self._rows("SELECT pack, offset, length FROM chunk WHERE digest = ?", (name,))
         return Location(*rows[0]) if rows else None
 
+    def locations(self, names: Sequence[Digest]) -> dict[Digest, Location]:
+        """Where those of `names` lie that are in packs."""
+        statement = "SELECT digest, pack, offset, length FROM chunk WHERE digest IN"
+        return {name: Location(*at) for name, *at in self._in_groups(statement, names)}
+
     def in_packs(self, names: Sequence[Digest]) -> set[Digest]:
         return self._among("SELECT digest FROM chunk WHERE digest IN", names)
 
@@ -316,6 +321,15 @@ class Index:
         )
         return self._among(statement, names)
 
+    def single_rows(self, names: Sequence[Digest]) -> dict[Digest, ObjectRow]:
+        """The rows of those of `names` that are complete objects of one chunk."""
+        statement = (
+            f"SELECT {_OBJECT} FROM object"  # noqa: S608
+            " WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
+        )
+        rows = map(_object_row, self._in_groups(statement, names))
+        return {row.digest: row for row in rows}
+
     def segments_of(self, object: int) -> list[SegmentRow]:
         statement = (
             "SELECT number, digest, first_chunk, offset, chunk_count, data_size FROM segment"
@@ -371,22 +385,17 @@ class Index:
     def _object(self, where: str, value: Any) -> ObjectRow | None:
         statement = f"SELECT {_OBJECT} FROM object WHERE {where} LIMIT 1"  # noqa: S608
         rows = self._rows(statement, (value,))
-        if not rows:
-            return None
-        id, digest, size, sha256, chunk_count, state, kind, path, target, stamp = rows[0]
-        return ObjectRow(
-            id, digest, size, sha256, chunk_count, ObjectState(state), kind,
-            _to_path(path), _to_path(target),
-            FileStamp(*_STAMP.unpack(stamp)) if stamp else None,
-        )  # fmt: skip
+        return _object_row(rows[0]) if rows else None
 
     def _among(self, statement: str, names: Sequence[Digest]) -> set[Digest]:
-        found: set[Digest] = set()
+        return {name for (name,) in self._in_groups(statement, names)}
+
+    def _in_groups(self, statement: str, names: Sequence[Digest]) -> Iterator[Any]:
+        """The rows of a statement that ends in IN, for all `names`."""
         for start in range(0, len(names), VARIABLES_MAX):
             some = names[start : start + VARIABLES_MAX]
             marks = ",".join("?" * len(some))
-            found.update(name for (name,) in self._rows(f"{statement} ({marks})", some))
-        return found
+            yield from self._rows(f"{statement} ({marks})", some)
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._failures():
@@ -466,6 +475,15 @@ def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
         " move the index away and start again: it is rebuilt from the files",
         **facts,
     )
+
+
+def _object_row(row: Sequence[Any]) -> ObjectRow:
+    id, digest, size, sha256, chunk_count, state, kind, path, target, stamp = row
+    return ObjectRow(
+        id, digest, size, sha256, chunk_count, ObjectState(state), kind,
+        _to_path(path), _to_path(target),
+        FileStamp(*_STAMP.unpack(stamp)) if stamp else None,
+    )  # fmt: skip
 
 
 def _places(row: ObjectRow) -> tuple[bytes | None, bytes | None, bytes | None]:

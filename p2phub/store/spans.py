@@ -141,9 +141,12 @@ class DiskSpanReader(Span):
                     ) from None  # fmt: skip
 
     def _read_singly(self, page: Page, entry: int, first: int, stop: int, into: memoryview) -> None:
-        for number in range(first, stop):
-            view = self._part(into, first, number)
-            view[:] = self._holdings.get(page.digest_of(entry + number - first))
+        self._holdings.read_singles(
+            [
+                (page.digest_of(entry + number - first), self._part(into, first, number))
+                for number in range(first, stop)
+            ]
+        )
 
     def _part(self, into: memoryview, first: int, number: int) -> memoryview:
         base = self._offsets[first]
