@@ -22,7 +22,7 @@ from p2phub.core.discovery.keys import KeyKind
 from p2phub.digest import Digest
 from p2phub.errors import P2phubError
 from p2phub.net.base import Network
-from p2phub.node.files import read_json, write_durably
+from p2phub.node.files import read_json, try_write
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import held_tree
 from p2phub.paths import Home
@@ -131,10 +131,10 @@ class Announcing:
             if self._is_dirty:
                 self._is_dirty = False
                 data = self._dump()
-                await trio.to_thread.run_sync(write_durably, self._path, data)
+                await trio.to_thread.run_sync(try_write, self._path, data)
 
     def _save(self) -> None:
-        write_durably(self._path, self._dump())
+        try_write(self._path, self._dump())
 
     def _dump(self) -> bytes:
         return json.dumps(self._queue.to_dict(trio.current_time(), time.time())).encode()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from p2phub import durable
 from p2phub.errors import StoreFailed
+
+log = logging.getLogger(__name__)
 
 
 def read_json(path: Path, size_max: int) -> Any:  # Any: json's
@@ -33,3 +36,11 @@ def write_durably(path: Path, data: bytes) -> None:
         durable.write_durably(path, data, mode=0o600)
     except OSError as error:
         raise StoreFailed(f"cannot write {path}: {error.strerror}", path=str(path)) from error
+
+
+def try_write(path: Path, data: bytes) -> None:
+    """As `write_durably`, for what can be made anew: a full disk must not end the node for it."""
+    try:
+        write_durably(path, data)
+    except StoreFailed as error:
+        log.warning("%s", error)

@@ -18,7 +18,7 @@ from p2phub.core.discovery.bootstrap import Bootstrap
 from p2phub.core.discovery.peer_book import PeerBook
 from p2phub.errors import P2phubError, UsageError
 from p2phub.net.base import Network, PeerAddress, PeerId, parse_address, parse_peer_address
-from p2phub.node.files import read_json, write_durably
+from p2phub.node.files import read_json, try_write
 from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
 
@@ -139,10 +139,10 @@ class Neighbours:
         while True:
             await trio.sleep(SAVE_PERIOD_S)
             data = self._dump()
-            await trio.to_thread.run_sync(write_durably, self._path, data)
+            await trio.to_thread.run_sync(try_write, self._path, data)
 
     def _save(self) -> None:
-        write_durably(self._path, self._dump())
+        try_write(self._path, self._dump())
 
     def _dump(self) -> bytes:
         return json.dumps(self.book.to_dict(trio.current_time(), time.time())).encode()

@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from p2phub.config import Settings
-from p2phub.errors import P2phubError, UsageError
+from p2phub.errors import P2phubError, StoreError, UsageError
 from p2phub.net.base import Network, PeerId, parse_peer_address
 from p2phub.net.identity import load_or_create_identity
 from p2phub.net.lane_listener import LaneListener
@@ -440,14 +440,19 @@ class Node:
         """Find adopted files that were edited or removed; tell the user and take back what was
         announced.
         """
-        await trio.to_thread.run_sync(self._store.recheck)
+        try:
+            await trio.to_thread.run_sync(self._store.recheck)
+        except StoreError as error:  # a full disk, perhaps: reading and sending go on all the same
+            if str(error) not in [notice.message for notice in self._notices]:
+                self.notice(type(error).__name__, str(error))
+            return
         for lost in await trio.to_thread.run_sync(self._store.withdrawn):
             status = await trio.to_thread.run_sync(self._store.status, lost.object)
             self._announcing.withdraw_object(lost.object, status.sha256 if status else None)
             self.notice(
                 "FileChanged",
-                f"{lost.reason}: what it held is no longer shared. Put it back as it was, fetch it "
-                "anew, or publish the folder as another version",
+                f"{lost.reason}: what it held is no longer shared. Fetch it anew; or, of your own "
+                "release, put the file back and publish again, or publish it as another version",
             )
 
     async def _keep_bootstrap(self) -> None:
