@@ -9,16 +9,45 @@ Source: measured power cuts on ext4 and XFS; `rename(2)`, `fsync(2)`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from p2phub.errors import StoreError, StoreFailed, StoreFull
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover
     # There is no flock on Windows: one daemon and one command at a time there.
     fcntl = None  # type: ignore[assignment]
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def failure(error: OSError, path: str | Path) -> StoreError:
+    """What the disk said, as our error: StoreFull where room is lacking, StoreFailed otherwise."""
+    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
+    reason = error.strerror or type(error).__name__
+    if error.errno in _NO_ROOM:
+        return StoreFull(
+            f"no room at {path}: {reason}. Nothing was lost: free some space; the same command"
+            " resumes",
+            **facts,
+        )
+    return StoreFailed(
+        f"the disk refused at {path}: {reason}. What is held is untouched; check the disk", **facts
+    )
+
+
+@contextlib.contextmanager
+def failures(path: str | Path) -> Iterator[None]:
+    """An OSError inside the block leaves it as StoreFull or StoreFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path) from error
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -35,7 +64,7 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what went wrong first is what is told
             os.unlink(temporary)
         raise
     sync_folder(path.parent)

@@ -16,16 +16,16 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from p2phub.errors import StoreError, StoreFailed, StoreFull
+from p2phub.durable import failure as failure
+from p2phub.durable import failures as failures
+from p2phub.errors import StoreFailed
 
 AnyPath: TypeAlias = str | Path
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_SUPPORTED = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 )
@@ -37,30 +37,6 @@ _NETWORK_TYPES = frozenset(
 )
 _OCTAL = re.compile(r"\\(\d{3})")  # how mountinfo writes a space in a path
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def failure(error: OSError, path: AnyPath) -> StoreError:
-    """`error` as the store says it: StoreFull where room is lacking, StoreFailed otherwise."""
-    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
-    reason = error.strerror or type(error).__name__
-    if error.errno in _NO_ROOM:
-        return StoreFull(
-            f"no room at {path}: {reason}. Nothing was lost: free some space; the same command"
-            " resumes",
-            **facts,
-        )
-    return StoreFailed(
-        f"the disk refused at {path}: {reason}. What is held is untouched; check the disk", **facts
-    )
-
-
-@contextmanager
-def failures(path: AnyPath) -> Iterator[None]:
-    """An OSError inside the block leaves it as an error of the store."""
-    try:
-        yield
-    except OSError as error:
-        raise failure(error, path) from error
 
 
 class FileSystem:
@@ -245,8 +221,9 @@ class FileSystem:
     def make_folder(self, path: AnyPath) -> None:
         """A folder and those above it, each new one durable; nothing if it exists."""
         path = Path(path)
-        if path.is_dir():
-            return
+        with failures(path):
+            if path.is_dir():
+                return
         self.make_folder(path.parent)
         with failures(path):
             self.reach("mkdir", path)

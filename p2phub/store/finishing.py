@@ -14,6 +14,7 @@ from p2phub.digest import digest
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import part_in
 from p2phub.store.base import FileStamp, Method, ObjectState, Place, Placement
+from p2phub.store.file_system import failures
 from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow
@@ -70,7 +71,8 @@ class Finishing:
                 return
             whole = self._holdings.folder.whole(row.digest)
             if row.target is not None and row.stamp is not None and _moved(row.target, row.stamp):
-                stamp = FileStamp.of(os.lstat(row.target))
+                with failures(row.target):
+                    stamp = FileStamp.of(os.lstat(row.target))
                 self._journal.append([adopted(row, row.target, stamp)])
                 self._complete(object, kind="adopted", path=row.target, stamp=stamp)
             elif _size_of(whole) == row.size:
@@ -204,22 +206,27 @@ class Finishing:
 
 
 def _size_of(path: Path) -> int:
-    """Bytes of a file; -1 if there is none."""
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return -1
+    """Bytes of a file; -1 if there is none. Raises StoreFailed where the disk does not say."""
+    status = _status_of(path)
+    return -1 if status is None else status.st_size
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    with failures(path):
+        try:
+            return os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def _moved(path: Path, stamp: FileStamp) -> bool:
     """Whether the file at `path` is the one with `stamp`: a rename changes the time of change
     alone.
     """
-    try:
-        found = FileStamp.of(os.lstat(path))
-    except OSError:
+    status = _status_of(path)
+    if status is None:
         return False
-    return replace(found, changed_ns=0) == replace(stamp, changed_ns=0)
+    return replace(FileStamp.of(status), changed_ns=0) == replace(stamp, changed_ns=0)
 
 
 def _mismatch(row: ObjectRow, got: bytes | None) -> DigestMismatch:

@@ -2,11 +2,12 @@
 the index says so.
 
 A line is 16 hex digits of the BLAKE3 of the rest, a space, and one JSON object with a key `do`. A
-torn or damaged line is passed over. It is read only when the index is rebuilt.
+torn, damaged or empty line is passed over. It is read only when the index is rebuilt.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,9 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from p2phub.digest import digest
+from p2phub.errors import StoreFailed
 from p2phub.store.base import FileStamp
-from p2phub.store.file_system import FileSystem
+from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.index import ObjectRow
 
 Entry: TypeAlias = dict[str, Any]
@@ -29,6 +31,8 @@ class Journal:
         self._path = path
         self._files = files
         self._lock = Lock()
+        self._is_named = False  # whether the folder was synced since we know that the file is there
+        self._is_clean = False  # whether all before the end was synced, by us
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Durable on return. If it raises, the index must not say it either."""
@@ -36,32 +40,37 @@ class Journal:
             return
         text = b"".join(_line(entry) for entry in entries)
         with self._lock:
-            is_new = not self._path.exists()
-            file = self._files.open(self._path, os.O_RDWR | os.O_CREAT)
+            is_clean, self._is_clean = self._is_clean, False
+            with failures(self._path):
+                file = self._files.open(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 end = os.fstat(file).st_size
-                # A line torn by a crash must not swallow the next one.
-                if end and os.pread(file, 1, end - 1) != b"\n":
+                # A line torn by a crash must not swallow the next one; nor may one whose sync
+                # failed, which the system may show whole while the disk has zeros in its place.
+                if end and not is_clean:
                     text = b"\n" + text
                 self._files.write(file, [text], end, self._path)
                 self._files.sync(file, self._path)
             finally:
                 self._files.close(file)
-            if is_new:
+            if not self._is_named:
                 self._files.sync_folder(self._path.parent)
+                self._is_named = True
+            self._is_clean = True
 
     def read(self) -> Iterator[Entry]:
-        """All entries that are whole, oldest first."""
+        """All entries that are whole, oldest first. Raises StoreFailed."""
         try:
-            with open(self._path, "rb") as lines:
+            with failures(self._path), open(self._path, "rb") as lines:
                 for line in lines:
                     mark, _, text = line.rstrip(b"\n").partition(b" ")
                     if mark == digest(text).hex()[:16].encode():
                         entry = json.loads(text)
                         if isinstance(entry, dict):
                             yield entry
-        except FileNotFoundError:
-            return
+        except StoreFailed as error:
+            if error.facts["errno"] != errno.ENOENT:
+                raise
 
 
 def _line(entry: Entry) -> bytes:

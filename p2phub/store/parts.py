@@ -229,10 +229,12 @@ class Parts:
             self._writers[object.row.id] = object
 
     def release(self, object: StoredObject) -> None:
-        """Close an object's descriptor for writing, after those who write are done."""
+        """Close an object's descriptor for writing, after those who write are done. With
+        `exclusive` held: nobody else opens it anew meanwhile.
+        """
         with object.lock:
-            object.lock.wait_for(lambda: not object.writing)
             writer, object.writer = object.writer, None
+            object.lock.wait_for(lambda: not object.writing)
         self._writers.pop(object.row.id, None)
         if writer is not None:
             self._holdings.files.close(writer)
@@ -280,14 +282,15 @@ class Parts:
             if not any(pending.values()):
                 continue
             try:
-                assert writer is not None  # a writer is closed only after a checkpoint
-                self._holdings.files.sync_data(writer, self._holdings.path(object))
+                self._sync_data(object, writer)
                 synced.append((object, pending))
             except StoreError as error:
                 errors.append(error)
+                # Released first: what others are writing just now may be lost by this very sync,
+                # and a later one would not say so.
+                self.release(object)
                 with object.lock:
                     object.forget_pending(pending)
-                self.release(object)
         with self._packing:
             self._commit_checkpoint(synced, packed, errors)
         for object, pending in synced:
@@ -308,6 +311,18 @@ class Parts:
         self._durable += [(page, array("I", sorted(some))) for page, some in by_page.items()]
         if errors:
             raise errors[0]
+
+    def _sync_data(self, object: StoredObject, writer: int | None) -> None:
+        files, path = self._holdings.files, self._holdings.path(object)
+        if writer is not None:
+            return files.sync_data(writer, path)
+        # Closed to make room for others while somebody wrote: any descriptor syncs the same file.
+        with failures(path):
+            file = files.open(path, os.O_RDWR)
+        try:
+            files.sync_data(file, path)
+        finally:
+            files.close(file)
 
     def _commit_checkpoint(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from p2phub.digest import Digest, Sha256, sha256
@@ -17,6 +17,7 @@ from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHe
 from p2phub.paths import PART_FOLDER, TREE_UNDER_WAY, tree_under_way
 from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import Method, ObjectState, Placement
+from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
 from p2phub.store.parts import remove_empty
@@ -114,9 +115,10 @@ class Placing:
         """A new name for a tree under way. What a crash left of others there is taken away."""
         chosen = tree_under_way(above, secrets.token_hex(8))
         self._scratches.add(chosen)
-        for stale in above.glob(f"{TREE_UNDER_WAY}*"):
-            if stale not in self._scratches:
-                remove_tree(stale)
+        with failures(above):
+            for stale in above.glob(f"{TREE_UNDER_WAY}*"):
+                if stale not in self._scratches:
+                    remove_tree(stale)
         return chosen
 
     # ---- what is there already
@@ -135,7 +137,9 @@ class Placing:
         found: dict[str, Method] = {}
         if not os.path.lexists(folder):
             return found
-        if not folder.is_dir():
+        with failures(folder):
+            is_folder = folder.is_dir()
+        if not is_folder:
             raise _in_the_way(folder, ["."])
         wrong = []
         with Tree(self._files, folder) as tree:
@@ -287,14 +291,22 @@ class Placing:
                 return
         finally:
             self._files.close(root)
-        for above, _, names in os.walk(tree.folder):
-            for name in names:
-                path = Path(above) / name
+        for path in _files_below(tree.folder):
+            with failures(path):
                 file = self._files.open(path, os.O_RDONLY)
-                try:
-                    self._files.sync(file, path)
-                finally:
-                    self._files.close(file)
+            try:
+                self._files.sync(file, path)
+            finally:
+                self._files.close(file)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise failure(error, folder) from error  # not listed would be not synced
+
+    for above, _, names in os.walk(folder, onerror=stop):
+        for name in names:
+            yield Path(above) / name
 
 
 def _in_the_way(folder: Path, paths: Sequence[str]) -> DestinationExists:

@@ -17,7 +17,7 @@ from p2phub.paths import StoreFolder
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Release
-from p2phub.store.file_system import FileSystem
+from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index, ObjectRow, SegmentRow
 from p2phub.store.journal import Journal
@@ -30,7 +30,8 @@ CHUNKS_PER_COMMIT = 4096
 
 def index_packs(index: Index, files: FileSystem, folder: StoreFolder) -> None:
     """Find every chunk that lies whole in a pack."""
-    found = numbers(os.listdir(folder.packs))
+    with failures(folder.packs):
+        found = numbers(os.listdir(folder.packs))
     for number in found:
         group: list[tuple[Digest, Location]] = []
         end = 0

@@ -20,7 +20,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from p2phub.durable import make_folder, write_durably
+from p2phub.durable import failure, make_folder, write_durably
 from p2phub.errors import (
     MetadataExpired,
     MetadataIncomplete,
@@ -129,7 +129,9 @@ class DurableUpdater(Updater):
 
 @contextlib.contextmanager
 def tuf_errors() -> Iterator[None]:
-    """tuf's exceptions end here and leave as ours; ours, raised in a look-up, pass unchanged."""
+    """tuf's exceptions and the disk's end here and leave as ours; ours, raised in a look-up, pass
+    unchanged.
+    """
     try:
         yield
     except exceptions.UnsignedMetadataError as error:
@@ -144,3 +146,5 @@ def tuf_errors() -> Iterator[None]:
         if isinstance(error.__cause__, P2phubError):
             raise error.__cause__ from None
         raise MetadataIncomplete(f"a signed file could not be had: {error}") from error
+    except OSError as error:
+        raise failure(error, error.filename or "the folder of trust") from error
