@@ -17,7 +17,6 @@ from pathlib import Path
 
 import trio
 
-from p2phub.core.swarm.download import Download
 from p2phub.digest import Digest
 from p2phub.errors import (
     CorruptChunk,
@@ -32,7 +31,7 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, ProgressSink
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Transfer
+from p2phub.node.downloads import Transfer, download_of
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
@@ -146,14 +145,9 @@ class Fetching:
         Documents must be held and parts open.
         """
         pages = await trio.to_thread.run_sync(self._pages, tree, files)
-        missing_bytes = sum(sum(lengths) for _, lengths, _ in pages)
-        machine = Download(missing_bytes, random.Random(self._rng.getrandbits(64)))
-        for page, lengths, held in pages:
-            machine.on_page(page, lengths, held)
-        machine.on_pages_complete()
         return Transfer(
             swarm=tree.digest,
-            machine=machine,
+            machine=download_of(pages, random.Random(self._rng.getrandbits(64))),
             search=search,
             network=self._network,
             store=self._store,

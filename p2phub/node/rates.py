@@ -69,8 +69,8 @@ class Rates:
         for _, peer in waiting:
             wants[peer] = wants.get(peer, 0) + AHEAD_BYTES
         granted = self.limiter.grant(wants, now)
-        for peer, size_bytes in granted.items():
-            channels = [credit for credit, owner in waiting if owner == peer]
+        for name, size_bytes in granted.items():
+            channels = [credit for credit, peer in waiting if peer == name]
             for number, credit in enumerate(channels):
                 share = size_bytes // (len(channels) - number)
                 size_bytes -= share

@@ -22,7 +22,7 @@ from p2phub.errors import CorruptChunk, NoSuchFile, NotHeld, UsageError
 from p2phub.net.base import Network
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Transfer
+from p2phub.node.downloads import Transfer, download_of
 from p2phub.node.resolving import Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
@@ -154,14 +154,9 @@ class Reading:
         pages = await trio.to_thread.run_sync(self._missing, file, stretches)
         if not pages:
             return None
-        size_bytes = sum(sum(lengths) for _, lengths, _ in pages)
-        machine = Download(size_bytes, random.Random(self._rng.getrandbits(64)))
-        for page, lengths, held in pages:
-            machine.on_page(page, lengths, held)
-        machine.on_pages_complete()
         return Transfer(
             swarm=tree.digest,
-            machine=machine,
+            machine=download_of(pages, random.Random(self._rng.getrandbits(64))),
             search=search,
             network=self._network,
             store=self._store,

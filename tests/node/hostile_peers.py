@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -22,10 +23,12 @@ from p2phub.paths import Home
 from p2phub.proto import protocols
 from p2phub.proto.fetch import ChunksWanted, decode_chunk_request, reply_header
 from p2phub.proto.frames import FrameReader
-from p2phub.proto.messages import Have, Message, Unchoke
+from p2phub.proto.messages import Have, Unchoke
 from p2phub.store.base import Store
 
 Script = Callable[[Session], Awaitable[None]]  # what a peer does once a session was greeted
+
+M = TypeVar("M")
 
 
 @asynccontextmanager
@@ -84,7 +87,7 @@ async def session_with(network: MemoryNetwork, victim: Node) -> Session:
     return session
 
 
-async def receive_until(session: Session, kind: type[Message]) -> Message:  # type: ignore[valid-type]
+async def receive_until(session: Session, kind: type[M]) -> M:
     """Read on until a message of a kind comes."""
     while True:
         message = await session.receive()

@@ -1,4 +1,4 @@
-"""A file's SHA-256 is hashed while it arrives, and nobody is condemned for what was hashed early."""
+"""A file's SHA-256 is hashed while it arrives; nobody is condemned for what was hashed early."""
 
 from __future__ import annotations
 

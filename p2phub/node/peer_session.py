@@ -1,0 +1,339 @@
+"""One peer of a download: its session, the requests sent to it, the byte channel they are met by.
+
+Tells the machine of its `Transfer` what the peer says and what arrives, and carries out the
+machine's actions for this peer, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from p2phub.core.swarm.actions import (
+    AskPages,
+    DownloadAction,
+    SendCancel,
+    SendRequest,
+)
+from p2phub.core.swarm.spans import Span
+from p2phub.errors import (
+    ContentError,
+    P2phubError,
+    PeerError,
+    PeerTimeout,
+    ProtocolViolation,
+    StoreError,
+)
+from p2phub.net.base import PeerAddress, PeerId, parse_address, parse_peer_id
+from p2phub.net.lane_events import (
+    ChannelClosed,
+    ChannelEvent,
+    ChannelFailed,
+    ReceivedChunks,
+    SpanDone,
+    SpanStopped,
+)
+from p2phub.node.channels import IncomingSpan, ReceivingChannel
+from p2phub.node.sessions import Session
+from p2phub.node.tasks import open_tasks
+from p2phub.node.watching import PageWatch
+from p2phub.proto import protocols
+from p2phub.proto.messages import (
+    Ask,
+    Bye,
+    Cancel,
+    Choke,
+    Have,
+    HaveDelta,
+    Join,
+    LaneRefused,
+    LaneTicket,
+    LaneWanted,
+    Message,
+    Offer,
+    Peers,
+    Reject,
+    Request,
+    Unchoke,
+)
+
+if TYPE_CHECKING:
+    from p2phub.node.downloads import Transfer
+
+LANE_RETRY_S = 5.0  # after a peer had no lane to give
+WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
+OUTBOX_MAX = 4096  # actions waiting for one peer: more only where it flips slots and reads nothing
+QUESTIONS_MAX = 64  # of a seed, waiting for their answers: it asks of a whole release at once
+
+
+@dataclass(slots=True)
+class Share:
+    """What one peer did for a transfer."""
+
+    peer: PeerId
+    address: str = ""  # multiaddr of the live connection
+    received_bytes: int = 0  # verified
+    fault: str = ""  # why it was dropped
+
+
+class PeerSession:
+    """The session and the byte channel to one peer."""
+
+    def __init__(self, transfer: Transfer, peer: PeerId, share: Share) -> None:
+        self._transfer = transfer
+        self._machine = transfer.machine
+        self._peer = peer
+        self._share = share
+        self._outbox: deque[DownloadAction] = deque()
+        self._outbox_filled = trio.Event()
+        self._spans: dict[int, Span] = {}  # requested, by request id
+        self._channel: ReceivingChannel | None = None
+        self._channel_closed = trio.Event()
+        self._is_lane_wanted = False  # asked for, and neither given nor refused yet
+        self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
+        self._is_unchoked = False
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._asked_send, self._asked = trio.open_memory_channel[Ask](QUESTIONS_MAX)
+        self._told_send, self._told = trio.open_memory_channel[Message](256)
+        self._watch = PageWatch(transfer.watches, self._told_send.send)  # of what we hold
+        self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
+
+    def do(self, action: DownloadAction) -> None:
+        if len(self._outbox) >= OUTBOX_MAX:
+            self._share.fault = str(PeerTimeout("a peer stopped reading its session"))
+            self.end()
+            return
+        self._outbox.append(action)
+        self._outbox_filled.set()
+
+    def end(self) -> None:
+        """The machine wants nothing more of this peer."""
+        self.is_ended = True
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Until the peer goes or the transfer ends. Raises what broke it."""
+        with self._scope:
+            stream = await self._transfer.network.open(self._peer, protocols.SWARM)
+            session = Session(stream)
+            try:
+                await session.greet()
+                self._share.address = self._transfer.peer_addresses(self._peer)
+                await session.send(Join(self._transfer.swarm))
+                is_local = self._transfer.channels.is_local(session.remote_host)
+                self._machine.on_peer(
+                    self._peer,
+                    trio.current_time(),
+                    is_local=is_local,
+                    requests_max=session.peer_requests_max,
+                )
+                self._transfer.wake()
+                async with open_tasks() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._send, session)
+                    nursery.start_soon(self._keep_channel, session)
+                    nursery.start_soon(self._answer)
+                    nursery.start_soon(self._tell, session)
+                    nursery.start_soon(self._watch.run)
+                    await self._receive(session)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._nursery = None
+                self._watch.close()
+                if self._channel is not None:
+                    self._channel.close()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                    await stream.reset()
+
+    # ---- to the peer -----------------------------------------------------------------------------
+
+    async def _send(self, session: Session) -> None:
+        while True:
+            if not self._outbox:
+                self._outbox_filled = trio.Event()
+                await self._outbox_filled.wait()
+            messages: list[Message] = []
+            while self._outbox and len(messages) < 16:
+                message = await self._prepare(self._outbox.popleft())
+                if message is not None:
+                    messages.append(message)
+            if messages:
+                await session.send(*messages)
+
+    async def _answer(self) -> None:
+        """Look up what a seed asked about."""
+        async for question in self._asked:
+            await self._watch.tell(question.pages)
+
+    async def _tell(self, session: Session) -> None:
+        """Send what we hold to a seed that asked."""
+        async for message in self._told:
+            await session.send(message)
+
+    async def _prepare(self, action: DownloadAction) -> Message | None:
+        match action:
+            case AskPages(_, pages):
+                return Ask(pages)
+            case SendCancel(_, request_id):
+                if self._channel is not None and self._spans.pop(request_id, None) is not None:
+                    self._channel.forget(request_id)
+                return Cancel(request_id)
+            case SendRequest(_, request_id, span):
+                return await self._request(request_id, span)
+        return None
+
+    async def _request(self, request_id: int, span: Span) -> Message | None:
+        channel = self._channel
+        if channel is None:
+            self._machine.on_failed(self._peer, request_id, trio.current_time())
+            self._transfer.wake()
+            return None
+        try:
+            writer = await trio.to_thread.run_sync(self._transfer.store.span_writer, span.runs)
+        except StoreError as error:
+            self._transfer.fail(error)
+            return None
+        if self._channel is not channel:  # it closed meanwhile, and this request with it
+            self._machine.on_failed(self._peer, request_id, trio.current_time())
+            return None
+        self._spans[request_id] = span
+        channel.expect(IncomingSpan(request_id, writer.lengths, writer.write))
+        return Request(request_id, span.runs)
+
+    # ---- from the peer ---------------------------------------------------------------------------
+
+    async def _receive(self, session: Session) -> None:
+        while (message := await session.receive()) is not None:
+            self._on_message(message, trio.current_time())
+            self._transfer.wake()
+
+    def _on_message(self, message: Message, now: float) -> None:
+        assert self._nursery is not None
+        match message:
+            case Have(page, bits):
+                self._machine.on_have(self._peer, page, bits, now)
+            case HaveDelta(page, indexes):
+                self._machine.on_have_delta(self._peer, page, indexes, now)
+            case Choke():
+                self._is_unchoked = False
+                self._machine.on_choke(self._peer, now)
+            case Unchoke():
+                self._is_unchoked = True
+                if self._channel is not None:
+                    self._machine.on_unchoke(self._peer, now)
+            case Reject(request_id, code):
+                if self._spans.pop(request_id, None) is not None:
+                    if self._channel is not None:
+                        self._channel.forget(request_id)
+                    self._machine.on_reject(self._peer, request_id, code, now)
+            case Offer(run):
+                self._machine.on_offer(self._peer, run, now)
+            case Ask():
+                try:
+                    self._asked_send.send_nowait(message)
+                except trio.WouldBlock:
+                    raise ProtocolViolation("a seed asks more than it reads answers") from None
+            case LaneTicket() | LaneRefused():
+                if not self._is_lane_wanted:
+                    raise ProtocolViolation("a lane came that was not asked for")
+                self._is_lane_wanted = False
+                self._lane_send.send_nowait(message)
+            case Peers(manifest, peers) if manifest == self._transfer.swarm:
+                for peer, addresses in peers:
+                    self._take_hint(peer, addresses)
+            case Bye():
+                raise PeerError("the peer ended the session")
+            case _:
+                raise ProtocolViolation(
+                    f"an uploader sent {type(message).__name__}, which only a downloader may"
+                )
+
+    def _take_hint(self, peer: str, addresses: Sequence[str]) -> None:
+        assert self._nursery is not None
+        try:
+            address = PeerAddress(parse_peer_id(peer), tuple(parse_address(a) for a in addresses))
+        except P2phubError:
+            return  # hints are cheap: a bad one is not worth a quarrel
+        self._nursery.start_soon(self._transfer.search.offer, address)
+
+    # ---- the byte channel ------------------------------------------------------------------------
+
+    async def _keep_channel(self, session: Session) -> None:
+        """Have a byte channel, and another one when it closes."""
+        while True:
+            ticket = await self._want_lane(session)
+            if isinstance(ticket, LaneTicket):
+                await self._use_channel(ticket, session)
+            await trio.sleep(LANE_RETRY_S)
+
+    async def _want_lane(self, session: Session) -> LaneTicket | LaneRefused:
+        self._is_lane_wanted = True
+        await session.send(LaneWanted())
+        return await self._lane.receive()
+
+    async def _use_channel(self, ticket: LaneTicket, session: Session) -> None:
+        """Open a channel by the peer's listener, else by ours, else over a stream; until it closes.
+
+        A second strand is asked for where much is left to fetch.
+        """
+        channels = self._transfer.channels
+        channel = await channels.open_receiving(ticket, session, self._on_event)
+        closed = self._channel_closed = trio.Event()
+        self._channel = channel
+        if self._is_unchoked:
+            self._machine.on_unchoke(self._peer, trio.current_time())
+            self._transfer.wake()
+        facts = self._transfer.statistics()
+        is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
+        if is_long and channels.can_widen(channel):
+            more = await self._want_lane(session)
+            if isinstance(more, LaneTicket):
+                await channels.widen_receiving(more, session, channel)
+        await closed.wait()
+
+    def _on_event(self, event: ChannelEvent) -> None:
+        if self._nursery is None:
+            return  # the session is over, and all its requests with it
+        now = trio.current_time()
+        self._transfer.wake()
+        match event:
+            case ReceivedChunks(_, request_id, first, stop, size_bytes):
+                self._share.received_bytes += size_bytes
+                span = self._spans.get(request_id)
+                if span is not None:
+                    self._machine.on_progress(self._peer, request_id, stop, now)
+                    self._transfer.on_chunks(span, first, stop)
+            case SpanDone(_, request_id):
+                if self._spans.pop(request_id, None) is not None:
+                    self._machine.on_done(self._peer, request_id, now)
+            case SpanStopped(_, request_id, chunk):
+                if self._spans.pop(request_id, None) is not None:
+                    self._machine.on_stopped(self._peer, request_id, chunk, now)
+            case ChannelFailed(_, request_id, error):
+                self._on_channel_failed(request_id, error, now)
+            case ChannelClosed():
+                self._channel = None
+                self._channel_closed.set()
+                for request_id in list(self._spans):
+                    self._machine.on_failed(self._peer, request_id, now)
+                self._spans.clear()
+                self._machine.on_choke(self._peer, now)
+                if self.is_ended:
+                    self._scope.cancel()
+
+    def _on_channel_failed(self, request_id: int | None, error: P2phubError, now: float) -> None:
+        if isinstance(error, StoreError):
+            self._transfer.fail(error)
+        elif isinstance(error, ContentError) and request_id is not None:
+            self._share.fault = str(error)
+            self._spans.pop(request_id, None)
+            self._machine.on_wrong_bytes(self._peer, request_id, now)
+        elif isinstance(error, ProtocolViolation):
+            self._share.fault = str(error)
+            self.is_ended = True
+        # A line that broke or a peer that stalled is nobody's fault: the session tries again.
