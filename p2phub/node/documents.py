@@ -23,7 +23,7 @@ from p2phub.errors import (
     WrongChunk,
 )
 from p2phub.net.base import Network, PeerId, Stream
-from p2phub.node.answering import answer_each
+from p2phub.node.answering import Answers, answer_each
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.proto import protocols
@@ -42,10 +42,7 @@ from p2phub.proto.frames import frame
 from p2phub.store.base import Store
 
 BATCH_DIGESTS = 64  # documents asked for at once: a round trip brings some MB
-ANSWER_TIMEOUT_S = 20.0  # for one chunk, at 50 kB/s at the least; at both ends
-# Of chunks that are being sent, to all peers: beyond it they are told to ask again.
-SENDING_BYTES_MAX = 64 << 20
-LOOK_UPS_MAX = 4  # at once: strangers' questions must not take all worker threads
+ANSWER_TIMEOUT_S = 20.0  # for one chunk, at 50 kB/s at the least
 ASKED_AT_ONCE = 16  # peers asked for a file by its SHA-256: one that is silent holds up nobody
 HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
 # After failures of one peer, doubled; a later round of the search may bring it again.
@@ -59,8 +56,7 @@ class DocumentServer:
 
     def __init__(self, network: Network, store: Store) -> None:
         self._store = store
-        self._disk = trio.CapacityLimiter(LOOK_UPS_MAX)
-        self._sending_bytes = 0
+        self._answers = Answers()
         self.sent_bytes = 0
         network.serve(protocols.CHUNK, self._on_stream)
 
@@ -75,33 +71,21 @@ class DocumentServer:
         digests = request.digests if isinstance(request, ChunksWanted) else ()
         if isinstance(request, FileWanted):
             name = await trio.to_thread.run_sync(
-                self._store.object_by_sha256, request.sha256, limiter=self._disk
+                self._store.object_by_sha256, request.sha256, limiter=self._answers.disk
             )
             if name is None:
-                await stream.send(reply_header(None))
+                await self._answers.send(stream, reply_header(None))
                 return
             digests = (name,)
         for name in digests:
-            chunk = await trio.to_thread.run_sync(self._read, name, limiter=self._disk)
+            chunk = await trio.to_thread.run_sync(self._read, name, limiter=self._answers.disk)
             if chunk is None:
-                await self._send(stream, reply_header(None))
-            elif self._sending_bytes + len(chunk) > SENDING_BYTES_MAX or not budget.take(
-                len(chunk)
-            ):
-                await self._send(stream, reply_header(NOT_NOW))
+                await self._answers.send(stream, reply_header(None))
+            elif not (self._answers.has_room(len(chunk)) and budget.take(len(chunk))):
+                await self._answers.send(stream, reply_header(NOT_NOW))
             else:
-                await self._send(stream, reply_header(len(chunk)) + chunk)
+                await self._answers.send(stream, reply_header(len(chunk)) + chunk)
                 self.sent_bytes += len(chunk)
-
-    async def _send(self, stream: Stream, data: bytes) -> None:
-        self._sending_bytes += len(data)
-        try:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as slow:
-                await stream.send(data)
-        finally:
-            self._sending_bytes -= len(data)
-        if slow.cancelled_caught:
-            raise PeerTimeout("a peer does not read what it asked for")
 
     def _read(self, name: Digest) -> bytes | None:
         try:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import trio
 
 from p2phub.core.trust.releases import ReleaseStatement
-from p2phub.errors import NoProvider, P2phubError
+from p2phub.errors import NoProvider, P2phubError, PeerTimeout
 from p2phub.net.base import Network, PeerId, Stream
-from p2phub.node.answering import answer_each
+from p2phub.node.answering import Answers, answer_each
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
@@ -36,6 +36,7 @@ from p2phub.trust.follower import Follower, FreshView
 PEERS_ASKED_MAX = 8  # for one file
 ANSWERS_ENOUGH = 3  # distinct peers after which the slow ones are not waited for
 ANSWER_WINDOW_S = 5.0  # all answers within it are used
+ASKING_MAX = 8  # publishers whose news are asked for at once
 ANSWER_TIMEOUT_S = 15.0  # without any answer, before "no provider found"
 
 
@@ -58,6 +59,9 @@ class Publishers:
         self._home = home
         self.floor = Floor(home.floor)
         self._followers: dict[str, _Followed] = {}
+        self._answers = Answers()
+        # Followers wait for peers in their threads: the store's calls must find some free.
+        self._asking = trio.CapacityLimiter(ASKING_MAX)
         network.serve(protocols.META, self._on_stream)
 
     def close(self) -> None:
@@ -75,7 +79,7 @@ class Publishers:
             followed.timestamp_peers = set()
             try:
                 view = await trio.to_thread.run_sync(
-                    followed.follower.refresh, time.time(), abandon_on_cancel=False
+                    followed.follower.refresh, time.time(), limiter=self._asking
                 )
             finally:
                 followed.search = None
@@ -98,7 +102,12 @@ class Publishers:
             followed.search = search
             try:
                 return await trio.to_thread.run_sync(
-                    followed.follower.resolve, name, version, time.time(), allow_yanked
+                    followed.follower.resolve,
+                    name,
+                    version,
+                    time.time(),
+                    allow_yanked,
+                    limiter=self._asking,
                 )
             finally:
                 followed.search = None
@@ -128,20 +137,28 @@ class Publishers:
     async def _on_stream(self, stream: Stream) -> None:
         async def answer(question: bytes) -> None:
             wanted = MetaWanted.decode(question)
-            held = await trio.to_thread.run_sync(self._held, wanted)
-            await stream.send(reply_header(len(held) if held else None) + (held or b""))
+            held = await self._held(wanted)
+            if held is not None and not self._answers.has_room(len(held)):
+                raise PeerTimeout("others read their answers too slowly to answer more now")
+            await self._answers.send(
+                stream, reply_header(len(held) if held else None) + (held or b"")
+            )
 
         await answer_each(stream, answer)
 
-    def _held(self, wanted: MetaWanted) -> bytes | None:
+    async def _held(self, wanted: MetaWanted) -> bytes | None:
         # Only publishers that this node follows have a folder: a stranger's question must not make
         # one.
-        if (
-            wanted.publisher_id not in self._followers
-            and not self._home.followed(wanted.publisher_id).exists()
-        ):
+        folder = self._home.followed(wanted.publisher_id)
+        is_followed = wanted.publisher_id in self._followers or await trio.to_thread.run_sync(
+            folder.exists, limiter=self._answers.disk
+        )
+        if not is_followed:
             return None
-        return self._followed(wanted.publisher_id).follower.metadata(wanted.file_name)
+        follower = self._followed(wanted.publisher_id).follower
+        return await trio.to_thread.run_sync(
+            follower.metadata, wanted.file_name, limiter=self._answers.disk
+        )
 
 
 class _Followed:
