@@ -30,7 +30,7 @@ class Kill:
 
 
 def test_ten_killed_fetches_resume() -> None:
-    fetch_killed(10, 24 * MIB)
+    fetch_killed(10, 18 * MIB)
 
 
 @pytest.mark.long
