@@ -77,6 +77,7 @@ class Publishers:
         async with followed.lock:
             followed.search = search
             followed.timestamp_peers = set()
+            followed.silent = set()
             try:
                 view = await trio.to_thread.run_sync(
                     followed.follower.refresh, time.time(), limiter=self._asking
@@ -168,6 +169,7 @@ class _Followed:
         self.lock = trio.Lock()
         self.search: Search | None = None
         self.timestamp_peers: set[PeerId] = set()
+        self.silent: set[PeerId] = set()  # let the window of an earlier question pass
         self._network = network
         self._publisher_id = publisher_id
         self.follower = Follower(publisher_id, home.followed(publisher_id), floor, self._fetch)
@@ -193,6 +195,7 @@ class _Followed:
                     answers[peer] = await self._ask(peer, file_name, bytes_max)
             except (P2phubError, trio.TooSlowError):
                 asked_failed.add(peer)
+                self.silent.add(peer)
             changed.set()
 
         asked_failed: set[PeerId] = set()
@@ -203,12 +206,14 @@ class _Followed:
                         asked.add(peer)
                         nursery.start_soon(ask, peer)
                 waited_s = trio.current_time() - started_s
-                pending = len(asked) - len(asked_failed) - len(answers)
-                round_over = search.is_surveyed and pending == 0
+                # Who was silent before is asked again, and not waited for again.
+                pending = asked - asked_failed - self.silent - answers.keys()
+                round_over = search.is_surveyed and not pending
                 held_count = sum(answer is not None for answer in answers.values())
                 if held_count >= ANSWERS_ENOUGH or (
                     answers and (round_over or waited_s >= ANSWER_WINDOW_S)
                 ):
+                    self.silent |= pending if waited_s >= ANSWER_WINDOW_S else set()
                     break
                 if waited_s >= ANSWER_TIMEOUT_S:
                     break
