@@ -1,7 +1,8 @@
 """Files that are there whole, or not at all, after a power cut.
 
 A rename without fsync has been seen to leave an empty file under the final name. So: temporary
-file, fsync, rename, fsync of the folder, and only then is anybody told.
+file, fsync, rename, fsync of the folder, and only then is anybody told. Where the disk refuses,
+StoreFull or StoreFailed is raised.
 
 Source: measured power cuts on ext4 and XFS; `rename(2)`, `fsync(2)`.
 """
@@ -55,14 +56,16 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
 
     Readers see the old file or the new one, never a part.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    with failures(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with failures(path):
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):  # what went wrong first is what is told
             os.unlink(temporary)
@@ -72,19 +75,21 @@ def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make names created in, or removed from, `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with failures(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: Path, mode: int = 0o755) -> None:
     """Create `folder` and its missing parents, durably."""
-    if folder.is_dir():
-        return
+    with failures(folder):
+        if folder.is_dir():
+            return
     make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
+    with failures(folder), contextlib.suppress(FileExistsError):
         folder.mkdir(mode=mode)
     sync_folder(folder.parent)
 
@@ -92,7 +97,8 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at `path` in the block; waits while another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with failures(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

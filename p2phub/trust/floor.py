@@ -26,8 +26,15 @@ from pathlib import Path
 from typing import Final
 
 from p2phub.core.trust.freshness import trusted_time
-from p2phub.durable import make_folder, sync_folder, write_durably
-from p2phub.errors import EquivocationFound, FloorLost, RollbackRefused, StoreFailed
+from p2phub.durable import failures, make_folder, sync_folder, write_durably
+from p2phub.errors import (
+    EquivocationFound,
+    FloorLost,
+    RollbackRefused,
+    StoreError,
+    StoreFailed,
+    StoreFull,
+)
 from p2phub.proto.limits import EVIDENCE_ROWS_MAX
 
 _SCHEMA_VERSION: Final = 1
@@ -73,14 +80,15 @@ class Floor:
         """Open the floor at `path`; made there on the very first use only.
 
         Raises FloorLost from every method, not from here, when the file is gone or damaged: the
-        node still starts, and serves content ids.
+        node still starts, and serves content ids. Raises StoreFull or StoreFailed where the disk
+        refuses now; what it says then is no word on the floor.
         """
         self._path = path
         self._witness = path.with_suffix(".witness")
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         make_folder(path.parent)
-        with self._lock, contextlib.suppress(FloorLost):
+        with self._lock, contextlib.suppress(FloorLost), self._refusals():
             if not self._witness.exists() and self._is_unborn():
                 self._create()
             else:
@@ -223,7 +231,7 @@ class Floor:
         a new one, in which every other publisher still fails closed until it is reset too; the
         clock is set by `now`.
         """
-        with self._lock:
+        with self._lock, self._refusals():
             if self._connection is None:
                 self._create()
         with self._writing() as db:
@@ -250,13 +258,17 @@ class Floor:
         for suffix in ("", "-wal", "-shm"):  # SQLite's own names for what belongs to one database
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         connection = self._connect()
-        connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-        )
-        # Only after the database is there may the witness say so; both are on disk before anything
-        # is trusted.
-        sync_folder(self._path.parent)
-        write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)
+        try:
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+            )
+            # Only after the database is there may the witness say so; both are on disk before
+            # anything is trusted.
+            sync_folder(self._path.parent)
+            write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
 
     def _open(self) -> None:
@@ -272,6 +284,9 @@ class Floor:
                 raise sqlite3.DatabaseError(f"schema {version}")
             if not self._witness.exists():
                 write_durably(self._witness, b"a trust floor was made here\n", mode=0o600)
+        except (sqlite3.OperationalError, StoreError):
+            connection.close()
+            raise
         except sqlite3.DatabaseError as error:
             connection.close()
             raise FloorLost(
@@ -284,12 +299,26 @@ class Floor:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.OperationalError:
+            connection.close()
+            raise
         except sqlite3.DatabaseError as error:
             connection.close()
             raise FloorLost(
                 f"the trust floor {self._path} is damaged", path=str(self._path)
             ) from error
         return connection
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """While the database is opened or made: a disk that refuses says nothing about the floor,
+        so that nobody is asked to give it up.
+        """
+        try:
+            with failures(self._path):
+                yield
+        except sqlite3.DatabaseError as error:
+            raise _unusable(error, self._path) from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -299,10 +328,7 @@ class Floor:
             try:
                 yield self._connection
             except sqlite3.OperationalError as error:
-                raise StoreFailed(
-                    f"the trust floor {self._path} cannot be used now: {error}",
-                    path=str(self._path),
-                ) from error
+                raise _unusable(error, self._path) from error
             except sqlite3.DatabaseError as error:
                 raise FloorLost(
                     f"the trust floor {self._path} cannot be read: {error}", path=str(self._path)
@@ -319,6 +345,12 @@ class Floor:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+
+def _unusable(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL"):
+        return StoreFull(f"no room for the trust floor {path}: free some space", path=str(path))
+    return StoreFailed(f"the trust floor {path} cannot be used now: {error}", path=str(path))
 
 
 def _equivocation(publisher_id: str, role: str, version: int) -> EquivocationFound:

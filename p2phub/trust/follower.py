@@ -30,7 +30,7 @@ from pathlib import Path
 
 from p2phub.core.trust.freshness import Freshness, freshness, instant
 from p2phub.core.trust.releases import ReleaseStatement, choose_release
-from p2phub.durable import make_folder, sync_folder
+from p2phub.durable import failures, make_folder, sync_folder
 from p2phub.errors import (
     BadReleaseName,
     FloorLost,
@@ -191,7 +191,8 @@ class Follower:
             self._floor.reset(self.publisher_id, instant(now))
             self._view = self._previous = None
             if halted:
-                self._paths.current.unlink(missing_ok=True)
+                with failures(self._folder):
+                    self._paths.current.unlink(missing_ok=True)
                 sync_folder(self._folder)
 
     # ---- steps ----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tuf.api.metadata import (
 from p2phub.core.trust.freshness import instant
 from p2phub.core.trust.releases import Attestation, ReleaseStatement, ReleaseStatus
 from p2phub.core.trust.versions import normal_version
-from p2phub.durable import exclusive, make_folder, sync_folder, write_durably
+from p2phub.durable import exclusive, failures, make_folder, sync_folder, write_durably
 from p2phub.errors import BadReleaseName, UsageError, VersionExists
 from p2phub.paths import RepositoryFolder, metadata_file
 from p2phub.proto.names import is_name, publisher_id_text
@@ -266,7 +266,8 @@ class PublisherRepository:
             version, _, role = file_name.removesuffix(".json").partition(".")
             if role and role != "root" and int(version) > VERSIONS_KEPT:
                 old = self._folder.metadata(role, int(version) - VERSIONS_KEPT)
-                old.unlink(missing_ok=True)
+                with failures(old):
+                    old.unlink(missing_ok=True)
         sync_folder(self._folder.root)
         return files
 
