@@ -2,15 +2,15 @@
 # Debian packages that some tests use. Nothing else needs them: `make setup`, `make demo` and `make
 # test` run without root; a test that misses its program is skipped and says so.
 #
-#   iproute2      several hosts on one machine: network namespaces, veth pairs, shaped links
-#   nginx-light   the HTTPS server that the benchmarks compare with, a plain process on loopback
-#   curl          its client
-#   openssl       reads the key files that we write
+#   iproute2   several hosts on one machine: network namespaces, veth pairs, shaped links
+#   nginx      the HTTPS server that the benchmarks compare with, a plain process on loopback
+#   curl       its client
+#   openssl    reads the key files that we write
 #
 # Usage, as root: .ci/apt-packages.sh
 set -euo pipefail
 
-packages=(iproute2 nginx-light curl openssl)
+packages=(iproute2 nginx curl openssl)
 
 is_installed() {
     dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
