@@ -87,12 +87,16 @@ class Transfer:
         Raises StoreError where the disk refuses, NoProvider where nobody was found, TransferStalled
         where all fell silent.
         """
-        async with open_tasks() as nursery:
-            nursery.start_soon(self._recruit, nursery)
-            nursery.start_soon(self._checkpoint)
-            nursery.start_soon(self._watch)
-            await self._drive()
-            nursery.cancel_scope.cancel()
+        try:
+            async with open_tasks() as nursery:
+                nursery.start_soon(self._recruit, nursery)
+                nursery.start_soon(self._checkpoint)
+                nursery.start_soon(self._watch)
+                await self._drive()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):  # what came is durable, also where this is cancelled
+                await self._checkpoint_now()
         if self._failure is not None:
             raise self._failure
 
@@ -168,11 +172,13 @@ class Transfer:
         while True:
             await trio.sleep(0.25)
             if self.store.checkpoint_due(trio.current_time()):
-                try:
-                    await trio.to_thread.run_sync(self.store.checkpoint)
-                except StoreError as error:
-                    self.fail(error)
-                    return
+                await self._checkpoint_now()
+
+    async def _checkpoint_now(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self.store.checkpoint)
+        except StoreError as error:
+            self.fail(error)
 
     async def _watch(self) -> None:
         while True:

@@ -208,12 +208,13 @@ class Reading:
 
     async def _wait_and_read(self, run: Run, size: int, transfer: Transfer | None) -> bytes:
         while True:
+            is_all_here = transfer is None or transfer.machine.is_complete
             arrived = transfer.next_arrival() if transfer is not None else None
             try:
                 return await trio.to_thread.run_sync(self._read, run, size)
             except (NotHeld, CorruptChunk):
-                if arrived is None:
-                    raise
+                if arrived is None or is_all_here:
+                    raise  # the disk lost what came: nothing more will
             await arrived.wait()
 
     def _read(self, run: Run, size: int) -> bytes:
