@@ -228,6 +228,8 @@ class Download:
             received_bytes = request.advance(chunk_count)
         else:
             received_bytes = request.peer.on_verified(request, chunk_count, now)
+            if request.peer.offered >> request.span & 1:
+                request.peer.offering_until = now + OFFER_PATIENCE_S  # the next offer may follow
             self._patience.wait_for(request.peer)
             self._hungry[peer] = None
         self._tally.count(fresh_bytes, received_bytes, request.sent_at, now)
@@ -385,7 +387,7 @@ class Download:
     def _pick(self, state: PeerState) -> int | None:
         # A seed that makes offers makes enough of them for its wire: what else we took from it, it
         # would send twice.
-        is_offering = state.offering_until is not None
+        is_offering = state.is_offering and not self._is_spread()
         while True:
             span = self._picker.pick(
                 state.holdings,
@@ -400,6 +402,14 @@ class Download:
                 return None
             self._availability.judge_spans(changed)
             self._wake_all()
+
+    def _is_spread(self) -> bool:
+        """Whether all that is open is held by some peer that offers nothing: offers are over."""
+        spread = 0
+        for state in self._peers.values():
+            if not state.offered:
+                spread |= state.holdings.whole
+        return not self._picker.open & ~spread
 
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""

@@ -8,6 +8,10 @@ what is offered first and pass it on. Several seeds share the spans by rendezvou
 word between them. A span is offered again only if nobody announced it within a deadline; when every
 span has a holder who is no seed, offering is over. With fewer than two downloading peers nothing is
 offered: there is nobody to pass it on to.
+
+The swarm is as fast as what is passed on, so the next span goes to whoever has least left to pass
+on: a peer with a fast downlink does not get more than its uplink is good for. Who passes nothing on
+where others do (it gives no slots, or nobody reaches it) is offered nothing until it does.
 Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 """
 
@@ -24,25 +28,38 @@ from p2phub.core.swarm.spans import SpanPlanner
 from p2phub.digest import Digest, digest
 from p2phub.proto.messages import Run
 
-OFFERS_AHEAD = 4  # spans a peer has to take: enough for a round trip and an announcement
-OFFERS_AHEAD_S = 1.0  # and what a fast peer takes in this time
+OFFERS_AHEAD = 2  # spans a peer has to take at first: one is sent while the next waits
+OFFERS_AHEAD_S = 1.0  # and from then on what it takes in this time: round trip and announcement
 OFFERS_PER_PEER_MAX = 64
-OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered
+OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered, at most
+OFFER_DEADLINE_S_MIN = 2.0
+OFFER_GAIN = 4.0  # who takes so many times longer than others is late
 SENT_WINDOW_S = 2.0
+CARRIED_SPANS_MAX = 4  # more to pass on than the least burdened peer has: then others come first
+RELAY_GAIN = 4.0  # a peer that takes so many times longer to pass something on keeps it
+RELAY_S_MIN = 2.0
+MEAN_WEIGHT = 0.1  # of the latest in the mean times that offers and relays take
 SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with nothing to do
 
 
 class _Peer:
-    __slots__ = ("has_slot", "holdings", "is_late", "is_seed", "offered", "sent", "told")
+    __slots__ = (
+        "carried", "copies_left", "has_slot", "holdings", "is_late", "is_seed", "offered",
+        "relayed_at", "sent", "told", "unrelayed",
+    )  # fmt: skip
 
     def __init__(self, holdings: Holdings, now: float) -> None:
         self.holdings = holdings
         self.is_seed: bool | None = None  # None: it said nothing yet
         self.has_slot = False
         self.is_late = False  # it let a deadline pass: one span at a time until it announces one
-        self.offered: dict[int, float] = {}  # span -> deadline; taken out when announced or over
+        self.offered: dict[int, float] = {}  # span -> since when; until it is announced or late
         self.told: set[int] = set()  # pages it answered about
         self.sent = RateMeter(now, SENT_WINDOW_S)
+        self.carried: dict[int, int] = {}  # span it was first to hold -> peers that lack it still
+        self.copies_left = 0  # the sum of these
+        self.unrelayed: dict[int, float] = {}  # span nobody else holds -> since when
+        self.relayed_at = now  # last time that another peer held what it was first to hold
 
 
 class Offers:
@@ -57,6 +74,9 @@ class Offers:
         self._mine = 0  # sets of spans whose turn is known
         self._others = 0
         self._sizes = array("I")  # bytes per span
+        self._carriers: dict[int, Peer] = {}  # span -> its first holder
+        self._take_s: float | None = None  # mean time from offer to first holder
+        self._relay_s: float | None = None  # and from then until a second peer holds it
 
     # ---- what is seeded ------------------------------------------------------------------------
 
@@ -88,8 +108,11 @@ class Offers:
         self._availability.leave(gone.holdings)
         for span in gone.offered:
             self._pending.pop(span, None)
+        for span in gone.carried:
+            del self._carriers[span]
         if gone.is_seed:
             self._mine = self._others = 0
+        self._count_copies()
 
     def on_slot(self, peer: Peer, has_slot: bool) -> None:
         """A peer got an upload slot of ours, or lost it; without one it could not take what it is
@@ -120,7 +143,8 @@ class Offers:
             self._judge_seed(state, entries & wanted == wanted)
         if state.is_seed:
             return  # what seeds hold doesn't count, and deltas of it don't come
-        self._on_announced(state, self._availability.set_page(state.holdings, number, entries))
+        gained = self._availability.set_page(state.holdings, number, entries)
+        self._on_announced(peer, state, gained, now)
 
     def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> None:
         """A peer holds more of a page."""
@@ -128,7 +152,7 @@ class Offers:
         if state is None or number is None or state.is_seed:
             return
         gained = self._availability.add_entries(state.holdings, number, entries)
-        self._on_announced(state, gained)
+        self._on_announced(peer, state, gained, now)
 
     def on_sent(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Payload of this release went out to a peer: fast ones are offered more ahead."""
@@ -138,17 +162,71 @@ class Offers:
     def _judge_seed(self, state: _Peer, is_seed: bool) -> None:
         if is_seed and sum(bool(other.is_seed) for other in self._peers.values()) >= SEEDS_MAX:
             is_seed = False
+        is_new = state.is_seed is None
         if bool(state.is_seed) != is_seed:
             self._mine = self._others = 0  # the seeds' shares change
         state.is_seed = is_seed
+        if is_new or is_seed:
+            self._count_copies()
 
-    def _on_announced(self, state: _Peer, spans: int) -> None:
+    def _on_announced(self, peer: Peer, state: _Peer, spans: int, now: float) -> None:
         """Spans that a peer holds whole since now: they need no offer any more."""
         for span in bitsets.iterate(spans):
             owner = self._pending.pop(span, None)
             if owner is not None and owner in self._peers:
-                self._peers[owner].offered.pop(span, None)
+                since = self._peers[owner].offered.pop(span)
                 self._peers[owner].is_late = False
+                self._take_s = _mean(self._take_s, now - since)
+            if self._availability.rarity.count(span) == 1:
+                self._on_first_holder(peer, state, span, now)
+            elif span in self._carriers and self._carriers[span] != peer:
+                self._on_relayed(self._peers[self._carriers[span]], span, now)
+
+    def _on_first_holder(self, peer: Peer, state: _Peer, span: int, now: float) -> None:
+        if span in self._carriers:  # its first holder lost it
+            self._forget_carried(self._peers[self._carriers[span]], span)
+        self._carriers[span] = peer
+        state.carried[span] = max(1, self._takers_count() - 1)
+        state.copies_left += state.carried[span]
+        state.unrelayed[span] = now
+
+    def _on_relayed(self, carrier: _Peer, span: int, now: float) -> None:
+        """One more peer holds a span; the first one may rest when all do."""
+        carrier.relayed_at = now
+        carrier.carried[span] -= 1
+        carrier.copies_left -= 1
+        since = carrier.unrelayed.pop(span, None)
+        if since is not None:
+            self._relay_s = _mean(self._relay_s, now - since)
+        if carrier.carried[span] <= 0:
+            del self._carriers[span]
+            self._forget_carried(carrier, span)
+
+    def _forget_carried(self, carrier: _Peer, span: int) -> None:
+        carrier.copies_left -= carrier.carried.pop(span)
+        carrier.unrelayed.pop(span, None)
+
+    def _count_copies(self) -> None:
+        """Peers came or went: count anew who lacks what."""
+        takers_count = self._takers_count()
+        for state in self._peers.values():
+            for span in list(state.carried):
+                state.carried[span] = takers_count - self._availability.rarity.count(span)
+                if state.carried[span] <= 0:
+                    del self._carriers[span]
+                    state.unrelayed.pop(span, None)
+                    del state.carried[span]
+            state.copies_left = sum(state.carried.values())
+
+    def _takers_count(self) -> int:
+        return sum(state.is_seed is False for state in self._peers.values())
+
+    def _keeps(self, state: _Peer, now: float) -> bool:
+        """Whether a peer passes nothing on where others do."""
+        if self._relay_s is None or not state.unrelayed:
+            return False
+        since = max(state.relayed_at, next(iter(state.unrelayed.values())))
+        return now - since > max(RELAY_GAIN * self._relay_s, RELAY_S_MIN)
 
     # ---- what to do ----------------------------------------------------------------------------
 
@@ -163,26 +241,32 @@ class Offers:
         if not left:
             return []
         actions: list[SendOffer] = []
-        takers.sort(key=lambda row: len(row[1].offered))
-        for peer, state in takers:
-            if not state.has_slot:
-                continue
-            room = self._room(state, now)
-            while room > 0 and left:
-                span = self._next_span(left)
-                left &= ~(1 << span)
-                room -= self._sizes[span]
-                if len(state.offered) >= OFFERS_PER_PEER_MAX:
-                    break
-                state.offered[span] = now + OFFER_DEADLINE_S
-                self._pending[span] = peer
-                actions.extend(SendOffer(peer, run) for run in self._planner.span(span).runs)
+        burdens = {
+            peer: state.copies_left + len(state.offered) * (len(takers) - 1)
+            for peer, state in takers
+            if state.has_slot and not self._keeps(state, now)
+        }
+        full = [burdens.pop(peer) for peer in list(burdens) if not self._has_room(peer, now)]
+        while burdens and left:
+            peer = min(burdens, key=burdens.__getitem__)
+            least = min(full, default=burdens[peer])
+            if burdens[peer] > least + CARRIED_SPANS_MAX * (len(takers) - 1):
+                break
+            span = self._next_span(left)
+            left &= ~(1 << span)
+            burdens[peer] += len(takers) - 1
+            self._peers[peer].offered[span] = now
+            self._pending[span] = peer
+            actions.extend(SendOffer(peer, run) for run in self._planner.span(span).runs)
+            if not self._has_room(peer, now):
+                full.append(burdens.pop(peer))
         return actions
 
     def next_deadline(self) -> float | None:
         """When an offer is late; None: none is out."""
-        deadlines = (min(state.offered.values(), default=None) for state in self._peers.values())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        times = (min(state.offered.values(), default=None) for state in self._peers.values())
+        oldest = min((time for time in times if time is not None), default=None)
+        return None if oldest is None else oldest + self._patience_s
 
     @property
     def is_over(self) -> bool:
@@ -196,21 +280,31 @@ class Offers:
         """Spans that somebody who is no seed holds."""
         return self._availability.rarity.held().bit_count()
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a peer may take to announce what it was offered."""
+        if self._take_s is None:
+            return OFFER_DEADLINE_S
+        return min(max(OFFER_GAIN * self._take_s, OFFER_DEADLINE_S_MIN), OFFER_DEADLINE_S)
+
     def _end_late(self, now: float) -> None:
         for state in self._peers.values():
-            for span in [span for span, deadline in state.offered.items() if deadline <= now]:
+            offered = state.offered.items()
+            for span in [span for span, since in offered if since + self._patience_s <= now]:
                 del state.offered[span]
                 self._pending.pop(span, None)
                 state.is_late = True
 
-    def _room(self, state: _Peer, now: float) -> int:
-        """How many bytes more a peer shall be offered."""
+    def _has_room(self, peer: Peer, now: float) -> bool:
+        """Whether a peer shall be offered one more span."""
+        state = self._peers[peer]
+        if state.is_late or not state.offered:
+            return not state.offered
+        rate = state.sent.rate(now)
+        if rate <= 0.0:
+            return len(state.offered) < OFFERS_AHEAD
         out_bytes = sum(self._sizes[span] for span in state.offered)
-        if state.is_late:
-            return 0 if state.offered else 1
-        mean_bytes = self._planner.total_bytes // max(1, len(self._planner))
-        wanted_bytes = max(OFFERS_AHEAD * mean_bytes, int(state.sent.rate(now) * OFFERS_AHEAD_S))
-        return wanted_bytes - out_bytes
+        return out_bytes < rate * OFFERS_AHEAD_S and len(state.offered) < OFFERS_PER_PEER_MAX
 
     def _next_span(self, left: int) -> int:
         """The first of our own share; when that is out, the last of the others'."""
@@ -235,6 +329,11 @@ class Offers:
         return all(
             _weight(peer, place) < own for peer, state in self._peers.items() if state.is_seed
         )
+
+
+def _mean(mean_s: float | None, latest_s: float) -> float:
+    """An exponentially weighted mean, begun with the first value."""
+    return latest_s if mean_s is None else mean_s + MEAN_WEIGHT * (latest_s - mean_s)
 
 
 def _weight(seed: Peer, place: bytes) -> bytes:

@@ -96,6 +96,13 @@ class PeerState:
         return self.snub_count > 0
 
     @property
+    def is_offering(self) -> bool:
+        """Whether it is expected to offer what comes next: soon, or after what it sends us now."""
+        return self.offering_until is not None or any(
+            self.offered >> request.span & 1 for request in self.requests.values()
+        )
+
+    @property
     def is_ready(self) -> bool:
         """Whether it may be asked for spans at all now."""
         return not self.is_choked and self.paused_until is None
@@ -129,7 +136,9 @@ class PeerState:
             return False
         if count == 0 or self.is_snubbed:
             return count == 0
-        return count < REQUESTS_MIN or self.in_flight_bytes < self.bytes_wanted(now)
+        if self.rate(now) <= 0.0:
+            return count < REQUESTS_MIN
+        return self.in_flight_bytes < self.bytes_wanted(now)
 
     # ---- how long ------------------------------------------------------------------------------
 
