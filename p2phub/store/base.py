@@ -56,9 +56,13 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """By what a file is recognised as unchanged."""
+    """By what a file is recognised as unchanged: equal stamps, equal bytes.
 
-    device: int
+    Disks get other numbers at a start or when they are plugged in again, so the device is no part
+    of it: whatever disk is there now, an inode changed at that very nanosecond is the same one.
+    """
+
+    device: int = field(compare=False)
     inode: int
     size: int  # bytes
     modified_ns: int

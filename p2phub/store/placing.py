@@ -16,7 +16,7 @@ from p2phub.digest import Digest, Sha256, sha256
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import PART_FOLDER, TREE_UNDER_WAY, tree_under_way
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import Method, ObjectState, Placement
+from p2phub.store.base import FileStamp, Method, ObjectState, Placement
 from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
@@ -167,11 +167,8 @@ class Placing:
         if object is not None and object.row.state is ObjectState.COMPLETE:
             identity = status.st_dev, status.st_ino
             stamp = object.row.stamp
-            if stamp is not None and (stamp.device, stamp.inode) == identity:
-                is_same = (stamp.modified_ns, stamp.changed_ns) == (
-                    status.st_mtime_ns,
-                    status.st_ctime_ns,
-                )
+            is_same = stamp == FileStamp.of(status)
+            if stamp is not None and (is_same or (stamp.device, stamp.inode) == identity):
                 return Method.ADOPTED if is_same and object.row.sha256 == file.sha256 else None
             try:
                 own = os.lstat(self._holdings.path(object))

@@ -84,11 +84,9 @@ class Rebuild:
             path = Path(str(entry["path"]))
             try:
                 stamp = FileStamp.of(os.lstat(path))
-                if list(entry["stamp"]) == [
-                    stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns
-                ]:  # fmt: skip
+                if FileStamp(*map(int, entry["stamp"])) == stamp:
                     self._whole(text, path, "adopted", stamp)
-            except (OSError, KeyError, TypeError):
+            except (OSError, KeyError, TypeError, ValueError):
                 continue
         for path, text in parts.items():
             self._part(text, path)

@@ -58,9 +58,12 @@ class LoopDisk:
         subprocess.run([*MAKE[kind], str(image)], check=True, stdout=subprocess.DEVNULL)
         point.mkdir(exist_ok=True)
 
-    def mount(self, options: str = "") -> None:
-        words = ["mount", "-t", self.kind, "-o", f"loop{options}"]
-        subprocess.run([*words, str(self._image), str(self.point)], check=True)
+    def mount(self) -> None:
+        words = ["mount", "-t", self.kind, "-o", "loop", str(self._image), str(self.point)]
+        subprocess.run(words, check=True)
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(self.point)], check=True)
 
     def unmount(self) -> None:
         subprocess.run(["umount", str(self.point)], check=True)
