@@ -31,6 +31,9 @@ class Channel(Protocol):
     def is_closing(self) -> bool:
         """Whether nobody waits for this channel's progress any more."""
 
+    def close(self) -> None:
+        """End now; ChannelClosed tells when it is done."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReceivedChunks:

@@ -9,6 +9,7 @@ the session that each channel belongs to.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from p2phub.net.lane import Lane, ReceivingLane, SendingLane
 from p2phub.net.lane_buffers import BufferPool
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.net.lane_credit import RateCredit
-from p2phub.net.lane_events import ChannelClosed, ChannelEvent, ChannelEvents
+from p2phub.net.lane_events import Channel, ChannelClosed, ChannelEvent, ChannelEvents
 from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.lane_span import IncomingSpan, OutgoingSpan
 from p2phub.net.span_stream import ReceivingStream, SendingStream, SpanStreams
@@ -41,6 +42,8 @@ from p2phub.proto.messages import FINGERPRINT_BYTES, TICKET_BYTES, LaneRefused, 
 __all__ = ["Channels", "IncomingSpan", "OutgoingSpan", "ReceivingChannel", "SendingChannel"]
 
 REVERSE_TIMEOUT_S = LANE_HANDSHAKE_TIMEOUT_S + 1.0  # for the uploader to dial us
+
+log = logging.getLogger(__name__)
 
 OnEvent: TypeAlias = Callable[[ChannelEvent], None]
 
@@ -108,7 +111,8 @@ class Channels:
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
         self._streams = SpanStreams(self._events)
-        self._open: dict[object, _Open] = {}
+        self._open: dict[Channel, _Open] = {}
+        self.faults_count = 0  # events that met an exception of ours: must stay 0
         network.serve(protocols.SPAN, self._on_stream)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -126,7 +130,7 @@ class Channels:
                         self._hand_out(event)
         finally:
             for channel in list(self._open):
-                channel.close()  # type: ignore[attr-defined]
+                channel.close()
 
     @property
     def open_count(self) -> int:
@@ -325,7 +329,7 @@ class Channels:
 
     def _add(
         self,
-        channel: SendingChannel | ReceivingChannel,
+        channel: SendingLane | ReceivingLane | SendingStream | ReceivingStream,
         peer: PeerId,
         on_event: OnEvent,
         rates: Rates,
@@ -338,4 +342,9 @@ class Channels:
         if isinstance(event, ChannelClosed):
             del self._open[event.channel]
             told.rates.remove(told.credit)
-        told.on_event(event)
+        try:
+            told.on_event(event)
+        except Exception:  # of whom the channel is for: the others' events go on
+            self.faults_count += 1
+            log.exception("an event of a byte channel could not be handled")
+            event.channel.close()

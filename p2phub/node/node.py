@@ -344,7 +344,7 @@ class Node:
             (
                 "faults_total",
                 "Tasks that died of a bug while serving a peer.",
-                self._network.faults_count,
+                self._network.faults_count + self._channels.faults_count,
             ),
             ("peers", "Connected peers.", len(self._network.peers())),
             ("routing_table_peers", "Peers in the DHT's table.", routing.peers_count),

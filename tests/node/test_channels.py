@@ -1,0 +1,150 @@
+"""Byte channels of two nodes: how they open, whom their events reach, what is left of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from p2phub.errors import P2phubError
+from p2phub.net.base import Stream
+from p2phub.net.lane_events import ChannelClosed, ChannelEvent, SpanDone
+from p2phub.net.lane_listener import LaneListener
+from p2phub.net.memory import MemoryHub
+from p2phub.node.channels import Channels, IncomingSpan, OutgoingSpan, SendingChannel
+from p2phub.node.sessions import Session
+from p2phub.proto import protocols
+from p2phub.proto.messages import LaneTicket
+from tests.conftest import LoggedFaults
+
+
+@dataclass
+class Ends:
+    """A session between an uploader and a downloader, and their channels."""
+
+    up: Channels
+    down: Channels
+    up_session: Session
+    down_session: Session
+    sending: list[SendingChannel] = field(default_factory=list)
+
+    async def ticket(self) -> LaneTicket:
+        offer = await self.up.offer_sending(self.up_session, self.sending.append, ignore)
+        assert isinstance(offer, LaneTicket)
+        return offer
+
+
+def ignore(event: ChannelEvent) -> None:
+    """For the end that a test does not look at."""
+
+
+@asynccontextmanager
+async def ends(*, has_listeners: bool) -> AsyncIterator[Ends]:
+    hub = MemoryHub()
+    networks = hub.network("up"), hub.network("down")
+    accepted: list[Session] = []
+    is_over = trio.Event()
+
+    async def on_session(stream: Stream) -> None:
+        accepted.append(Session(stream))
+        await accepted[0].receive()
+        await is_over.wait()
+
+    networks[0].serve(protocols.SWARM, on_session)
+    up, down = (
+        Channels(network, LaneListener("127.0.0.1", 0) if has_listeners else None)
+        for network in networks
+    )
+    async with trio.open_nursery() as nursery:
+        for channels in (up, down):
+            await nursery.start(channels.run)
+        for network in networks:
+            await nursery.start(network.run)
+        opened = Session(await networks[1].open(networks[0].peer_id, protocols.SWARM))
+        while not accepted:
+            await trio.lowlevel.checkpoint()
+        yield Ends(up, down, accepted[0], opened)
+        is_over.set()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("has_listeners", [True, False], ids=["lane", "stream"])
+async def test_an_exception_in_one_owner_s_events_ends_that_channel_alone(
+    logged_faults: LoggedFaults, has_listeners: bool
+) -> None:
+    async with ends(has_listeners=has_listeners) as both:
+        heard: list[ChannelEvent] = []
+        closed = trio.Event()
+
+        def fail(event: ChannelEvent) -> None:
+            heard.append(event)
+            if isinstance(event, ChannelClosed):
+                closed.set()
+            else:
+                raise RuntimeError("a bug")
+
+        channel = await both.down.open_receiving(await both.ticket(), both.down_session, fail)
+        while not both.sending:
+            await trio.lowlevel.checkpoint()
+        channel.expect(IncomingSpan(1, array("I", [4]), lambda first, stop, data: None))
+        both.sending[0].enqueue(OutgoingSpan(1, array("I", [4]), _fill))
+        with trio.fail_after(5):
+            await closed.wait()
+        assert both.down.faults_count >= 1
+        assert "a bug" in str(logged_faults.take()[0].exc_info)
+        done = trio.Event()
+
+        def listen(event: ChannelEvent) -> None:
+            if isinstance(event, SpanDone):
+                done.set()
+
+        channel = await both.down.open_receiving(await both.ticket(), both.down_session, listen)
+        while len(both.sending) < 2:
+            await trio.lowlevel.checkpoint()
+        channel.expect(IncomingSpan(1, array("I", [4]), lambda first, stop, data: None))
+        both.sending[1].enqueue(OutgoingSpan(1, array("I", [4]), _fill))
+        with trio.fail_after(5):
+            await done.wait()
+
+
+def _fill(first: int, stop: int, into: memoryview) -> None:
+    into[:] = b"data"
+
+
+@pytest.mark.parametrize("has_listeners", [True, False], ids=["lane", "stream"])
+async def test_a_channel_whose_opening_is_cancelled_leaves_nothing(has_listeners: bool) -> None:
+    async with ends(has_listeners=has_listeners) as both:
+        for number in range(30):
+            ticket = await both.ticket()
+            with trio.CancelScope() as scope:
+                canceller = _CancelAtStep(scope, number)
+                trio.lowlevel.add_instrument(canceller)
+                try:
+                    await both.down.open_receiving(ticket, both.down_session, ignore)
+                except P2phubError:
+                    pass
+                finally:
+                    trio.lowlevel.remove_instrument(canceller)
+            for channel in [*both.down._open, *both.up._open]:
+                channel.close()
+            with trio.fail_after(5):
+                while both.down.open_count or both.up.open_count:
+                    await trio.sleep(0.001)
+        both.up.take_back(both.up_session)
+        assert not both.up._stream_tickets
+        assert not both.up._offered
+
+
+class _CancelAtStep(trio.abc.Instrument):
+    def __init__(self, scope: trio.CancelScope, count: int) -> None:
+        self._scope = scope
+        self._left_count = count
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left_count -= 1
+        if self._left_count <= 0:
+            self._scope.cancel()
