@@ -13,7 +13,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from p2phub.digest import Digest, digest
@@ -350,14 +350,18 @@ class DiskStore:
         for id in self._index.object_ids("state = 'partial' AND kind = 'part'"):
             object = self._holdings.object(id)
             if object is not None:
-                self._finishing.settle(object)
+                # A part in a folder of the user's may lie on a disk that is away or failing: it
+                # stays as it is, and whoever asks for it is told.
+                with suppress(StoreFailed):
+                    self._finishing.settle(object)
 
 
 def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
     """The index, and whether it is empty because there was none or it was damaged, and so was set
     aside.
     """
-    is_empty = not folder.index.exists()
+    with failures(folder.index):
+        is_empty = not folder.index.exists()
     if not is_empty:
         try:
             return Index(folder.index, files), False
@@ -367,7 +371,7 @@ def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
     stem = f"{folder.index.name}-{time.time_ns()}"
     for suffix in ("", "-wal", "-shm"):
         path = folder.index.with_name(folder.index.name + suffix)
-        if path.exists():
+        if os.path.lexists(path):
             files.rename(path, folder.quarantine / (stem + suffix))
     return Index(folder.index, files), True
 
@@ -411,8 +415,8 @@ def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
         )  # fmt: skip
     for path in (folder.root, folder.parts, folder.data, folder.packs, folder.quarantine):
         files.make_folder(path)
-    if folder.scratch.exists():
-        with failures(folder.scratch):
+    with failures(folder.scratch):
+        if folder.scratch.exists():
             shutil.rmtree(folder.scratch)
     files.make_folder(folder.scratch)
     if not text:
