@@ -34,6 +34,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "ls": Entry("releases", "ls", "List what is held here and known from publishers."),
         "show": Entry("releases", "show", "Files, digests, signer and peers of a release."),
         "verify": Entry("releases", "verify", "Read a release again and compare every digest."),
+        "export": Entry("export", "export", "Lay a release out as files, for hf or for ollama."),
+        "import": Entry("imports", "import_", "Share what hf, ollama or a folder has, compared."),
     },
     "Disk": {
         "rm": Entry("room", "rm", "Keep a release no longer, and free its room."),

@@ -64,6 +64,14 @@ def git_blob_id(data: Octets) -> bytes:
     return hashlib.sha1(header + bytes(data), usedforsecurity=False).digest()
 
 
+def lfs_pointer(sha256: bytes, size: int) -> bytes:
+    """The small file that stands for a large one in git. Source: git-lfs specification v1."""
+    return (
+        "version https://git-lfs.github.com/spec/v1\n"
+        f"oid sha256:{sha256.hex()}\nsize {size}\n"
+    ).encode("ascii")
+
+
 def gear_word(byte: int) -> int:
     """The number that a rolling hash adds for `byte` in `cdc-16k/1`: a constant, not a protection.
 

@@ -264,6 +264,79 @@ def signing_key(folder: Path, purpose: str) -> Path:
     return folder / f"{purpose}.pem"
 
 
+@dataclass(frozen=True, slots=True)
+class HubCache:
+    """One repository in the Hugging Face Hub's own cache. Source: huggingface_hub 2.4."""
+
+    root: Path  # $HF_HUB_CACHE
+    kind: str  # "model" or "dataset"
+    name: str  # "org/name"
+
+    @property
+    def repository(self) -> Path:
+        return self.root / "--".join([f"{self.kind}s", *self.name.split("/")])
+
+    @property
+    def snapshots(self) -> Path:
+        return self.repository / "snapshots"
+
+    def snapshot(self, commit: str) -> Path:
+        return self.snapshots / plain(commit)
+
+    def blob(self, name: str) -> Path:
+        return self.repository / "blobs" / plain(name)
+
+    def reference(self, revision: str) -> Path:
+        """A file that holds a commit; a revision may have folders, such as refs/pr/1."""
+        return self.repository.joinpath("refs", *(plain(part) for part in revision.split("/")))
+
+    def tree(self, commit: str) -> Path:
+        """What the Hub said of the files of a commit, as JSON."""
+        return self.repository / "trees" / f"{plain(commit)}.json"
+
+    def lock(self, name: str) -> Path:
+        """Held by whoever writes a blob."""
+        return self.root / ".locks" / self.repository.name / f"{plain(name)}.lock"
+
+
+def hub_cache(named: str | None = None) -> Path:
+    """The folder of the Hub's cache: as named, else as huggingface_hub's variables say."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    hub = os.environ.get("HF_HOME") or Path(cache) / "huggingface"
+    chosen = named or os.environ.get("HF_HUB_CACHE") or Path(hub) / "hub"
+    return Path(os.path.expandvars(chosen)).expanduser().absolute()
+
+
+def ollama_models(named: str | None = None) -> Path:
+    """The folder of ollama's models: as named, else as its variable says."""
+    chosen = named or os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models"
+    return Path(chosen).expanduser().absolute()
+
+
+INCOMPLETE = ".incomplete"  # how the Hub's cache names what is still being downloaded
+_OLLAMA_HOST = "registry.ollama.ai"  # what a name without a host means
+_OLLAMA_OWNER = "library"
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaModels:
+    """A folder of ollama's models. Source: ollama's server/modelpath.go."""
+
+    root: Path  # $OLLAMA_MODELS
+
+    def blob(self, sha256_hex: str) -> Path:
+        return self.root / "blobs" / f"sha256-{plain(sha256_hex)}"
+
+    def manifest(self, name: str) -> Path:
+        """The manifest that `ollama run NAME` reads. Raises BadSetting."""
+        path, _, tag = name.partition(":") if ":" in name.rpartition("/")[2] else (name, "", "")
+        parts = path.split("/")
+        parts = [_OLLAMA_HOST, _OLLAMA_OWNER][: max(0, 3 - len(parts))] + parts
+        if len(parts) != 3:
+            raise BadSetting(f"{name[:80]!r} is no name of ollama's: [owner/]model[:tag]")
+        return self.root.joinpath("manifests", *(plain(p) for p in parts), plain(tag or "latest"))
+
+
 TREE_UNDER_WAY = f"{PART_FOLDER}-"  # and a random rest: beside the place a tree shall appear at
 
 

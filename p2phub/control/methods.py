@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from p2phub.control.protocol import DATA_BYTES_MAX, BadRequest, Json, plain
 from p2phub.errors import UsageError
 from p2phub.node.api import FetchRequest, NodeApi, ProgressSink, ReleaseTerms
+from p2phub.node.exchange_api import ExportRequest, ImportRequest, Tool
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX, REFERENCE_LENGTH_MAX
 from p2phub.proto.manifest import KINDS
 from p2phub.proto.names import (
@@ -154,19 +155,10 @@ async def status(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply
 async def publish_prepare(
     node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply
 ) -> object:
-    folder = params.path("folder")
-    kind = params.text("kind")
-    if folder is None or kind not in KINDS:
-        raise BadRequest("publish_prepare: needs a folder and a kind")
-    terms = ReleaseTerms(
-        kind="dataset" if kind == "dataset" else "model",
-        license=params.text("license", ""),
-        tags=params.texts("tags"),
-        base=params.texts("base"),
-        datasets=params.texts("datasets"),
-        card=params.text("card", ""),
-    )
+    folder, terms = params.path("folder"), _terms(params)
     params.done()
+    if folder is None:
+        raise BadRequest("publish_prepare: needs a folder")
     return await node.publish_prepare(folder, terms, _sink(reply))
 
 
@@ -248,6 +240,37 @@ async def collect(node: NodeApi, facts: DaemonFacts, params: Params, reply: Repl
     return await node.upkeep.collect(dry_run)
 
 
+async def export(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    folder = params.path("folder")
+    request = ExportRequest(
+        reference=parse_reference(_reference(params)),
+        tool=_tool(params),
+        folder=folder or Path(),
+        name=params.text("name", ""),
+        hardlink=params.flag("hardlink"),
+    )
+    params.done()
+    if folder is None:
+        raise BadRequest("export: needs a folder")
+    return await node.exchange.export(request, _sink(reply))
+
+
+async def take_in(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    folder, terms = params.path("folder"), _terms(params)
+    request = ImportRequest(
+        tool=_tool(params),
+        folder=folder or Path(),
+        name=params.text("name", ""),
+        revision=params.text("revision", "main"),
+        kind=terms.kind,
+        keep=params.flag("keep"),
+    )
+    params.done()
+    if folder is None:
+        raise BadRequest("take_in: needs a folder")
+    return await node.exchange.take_in(request, terms, _sink(reply))
+
+
 async def peers(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     params.done()
     return await node.peers()
@@ -305,10 +328,35 @@ METHODS: Final[dict[str, Method]] = {
     method.__name__: method
     for method in (
         about, identity, status, publish_prepare, publish_commit, fetch, show, versions, read,
-        releases, verify, remove, pin, collect, peers, connect, bootstrap_list, bootstrap_add,
-        bootstrap_remove, trust_add, trust_list, trust_remove, trust_reset,
+        releases, verify, remove, pin, collect, export, take_in, peers, connect, bootstrap_list,
+        bootstrap_add, bootstrap_remove, trust_add, trust_list, trust_remove, trust_reset,
     )
 }  # fmt: skip
+
+
+def _terms(params: Params) -> ReleaseTerms:
+    kind = params.text("kind")
+    if kind not in KINDS:
+        raise BadRequest("kind: neither model nor dataset")
+    return ReleaseTerms(
+        kind="dataset" if kind == "dataset" else "model",
+        license=params.text("license", ""),
+        tags=params.texts("tags"),
+        base=params.texts("base"),
+        datasets=params.texts("datasets"),
+        card=params.text("card", ""),
+    )
+
+
+def _tool(params: Params) -> Tool:
+    match params.text("tool"):
+        case "folder":
+            return "folder"
+        case "hf":
+            return "hf"
+        case "ollama":
+            return "ollama"
+    raise BadRequest("tool: none of folder, hf and ollama")
 
 
 def _reference(params: Params) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from p2phub.digest import git_blob_id
+from p2phub.digest import git_blob_id, lfs_pointer
 from p2phub.gateway.catalog import Listing, commit_of
 from p2phub.node.api import FileView, ReleaseSummary, VersionView
 
@@ -21,16 +21,8 @@ Json: TypeAlias = dict[str, Any]
 EPOCH: Final = "1970-01-01T00:00:00.000Z"
 
 
-def pointer(file: FileView) -> bytes:
-    """The LFS pointer file that stands for a file in git. Source: git-lfs specification v1."""
-    return (
-        "version https://git-lfs.github.com/spec/v1\n"
-        f"oid sha256:{file.sha256.hex()}\nsize {file.size}\n"
-    ).encode("ascii")
-
-
 def file_entry(file: FileView) -> Json:
-    stands_for = pointer(file)
+    stands_for = lfs_pointer(file.sha256, file.size)
     return {
         "type": "file",
         "path": file.path,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from p2phub.digest import Digest
+from p2phub.node.exchange_api import ExchangeApi
 from p2phub.node.upkeep_api import UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
@@ -475,6 +476,11 @@ class NodeApi(Protocol):
     @property
     def upkeep(self) -> UpkeepApi:
         """Room on the disk and the state of what lies there."""
+        ...
+
+    @property
+    def exchange(self) -> ExchangeApi:
+        """To and from the folders of other tools."""
         ...
 
     def metrics(self) -> tuple[Metric, ...]:

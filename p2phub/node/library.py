@@ -127,7 +127,7 @@ class Library:
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
         """As NodeApi.verify."""
-        digest, text, signer = await self._held_digest(reference)
+        digest, text, signer = await self.held_digest(reference)
         tree = await trio.to_thread.run_sync(held_tree, self._store, digest)
         done_bytes = missing_bytes = 0
         faults: list[Fault] = []
@@ -151,7 +151,7 @@ class Library:
 
     # ---- in worker threads -----------------------------------------------------------------------
 
-    async def _held_digest(self, reference: Reference) -> tuple[Digest, str, Signer | None]:
+    async def held_digest(self, reference: Reference) -> tuple[Digest, str, Signer | None]:
         """What a reference means by what is held here, without asking anybody."""
         if isinstance(reference, ContentReference):
             return reference.digest, str(reference), None

@@ -50,6 +50,7 @@ from p2phub.node.api import (
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents, DocumentServer
 from p2phub.node.downloads import Transfer
+from p2phub.node.exchange import Exchange
 from p2phub.node.fetching import Fetching
 from p2phub.node.files import read_json, write_durably
 from p2phub.node.following import Following
@@ -185,6 +186,7 @@ class Node:
         self._library = Library(
             store, self._documents, self._resolver, self._publishers, self._petnames
         )
+        self.exchange = Exchange(store, self._library, self._publishing)
         self.upkeep = Upkeep(home, store, self._publishers, self._resolver, self._announcing)
         self._following = Following(
             home, self._publishers, self._petnames, self._resolver, self._announcing, network

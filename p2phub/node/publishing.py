@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import trio
 
 from p2phub.core.content.release import ReleaseTerms as ContentTerms
 from p2phub.core.discovery.keys import KeyKind
-from p2phub.digest import sha256
+from p2phub.digest import Digest, sha256
 from p2phub.errors import DestinationExists, FileChanged, ReleaseNotFound, UsageError
 from p2phub.net.base import Network
 from p2phub.node.announcing import Announcing
@@ -26,8 +26,9 @@ from p2phub.node.publishers import Publishers
 from p2phub.node.tasks import open_tasks
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import ReleaseReference, parse_publisher_id
-from p2phub.store.base import Method, Placement, Release, Store
-from p2phub.store.ingest import IngestResult, ingest_folder
+from p2phub.store.base import Method, Placement, Release, SourceFile, Store
+from p2phub.store.folder import FolderListing, list_folder
+from p2phub.store.ingest import IngestResult, ingest_listed
 from p2phub.store.ingest import Progress as IngestProgress
 from p2phub.store.reading import Stopped
 from p2phub.trust.petnames import Petnames
@@ -57,6 +58,18 @@ class Publishing:
         """As NodeApi.publish_prepare."""
         if not folder.is_absolute():
             raise UsageError("a folder to publish is named by its absolute path", path=str(folder))
+        return await self.take(lambda: list_folder(folder), lambda sources: None, terms, progress)
+
+    async def take(
+        self,
+        list_files: Callable[[], FolderListing],
+        check: Callable[[Sequence[SourceFile]], None],
+        terms: ReleaseTerms,
+        progress: ProgressSink,
+    ) -> Prepared:
+        """Files into the store, as `prepare`. check: raises where what was read is not what it must
+        be; called in a thread, before anything is kept.
+        """
         token = trio.lowlevel.current_trio_token()
         stop = threading.Event()
 
@@ -74,13 +87,14 @@ class Publishing:
                 card=terms.card,
             )
             with self._store.keeping():
-                result = ingest_folder(
-                    folder,
+                result = ingest_listed(
+                    list_files,
                     content_terms,
                     put=self._store.put,
                     on_progress=on_progress,
                     cancelled=stop.is_set,
                 )
+                check(result.sources)
                 placement = self._store.take(result.sources)
                 self._store.lease(result.digest, "publish", time.time() + LEASE_S)
             return result, placement
@@ -105,6 +119,13 @@ class Publishing:
             method="adopt" if method is Method.ADOPTED else str(method),
             addresses=tuple(self._network.addresses()),
         )
+
+    async def keep(self, manifest: Digest) -> int:
+        """Keep and announce what was prepared under its content id alone; names announced."""
+        release = Release(manifest, origin="published", added_s=time.time(), is_pinned=True)
+        await trio.to_thread.run_sync(self._store.add_release, release)
+        await trio.to_thread.run_sync(self._store.lease, manifest, "publish", 0)
+        return await self._announcing.announce_release(manifest)
 
     async def commit(
         self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str

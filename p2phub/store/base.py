@@ -367,8 +367,13 @@ class Store(Protocol):
         file is not complete.
         """
 
-    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
+    def place_files(
+        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+    ) -> Placement:
         """The user's own copies of complete files in `folder` (`fetch -o`), which may exist.
+
+        is_linked: where blocks can't be shared, a hard link to the store's own read-only file
+        instead of a copy: whoever writes to it all the same damages what the store holds.
 
         Files that `finish` placed there stay as they are; the others are made by reflink or copy,
         small ones are then used in place. Nothing is overwritten: an equal file is accepted,

@@ -238,8 +238,10 @@ class DiskStore:
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
         return self._placing.materialize(files, destination)
 
-    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
-        return self._placing.place_files(files, folder)
+    def place_files(
+        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+    ) -> Placement:
+        return self._placing.place_files(files, folder, is_linked=is_linked)
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
         return self._placing.conflicts(files, folder)

@@ -27,6 +27,7 @@ class FoundFile:
 
     path: str  # relative, safe
     stamp: FileStamp
+    place: Path | None = None  # where it lies, if not below the folder under its path
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,29 @@ def ingest_folder(
     this thread, about ten times a second. Raises Stopped when `cancelled` says so, else
     NothingToPublish, HostilePath, UnpublishableFile, FileChanged, NoSuchFile, TooLarge, UsageError.
     """
-    listing = list_folder(folder)
+    return ingest_listed(
+        lambda: list_folder(folder),
+        terms,
+        put=put,
+        threads=threads,
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+
+
+def ingest_listed(
+    list_files: Callable[[], FolderListing],
+    terms: ReleaseTerms,
+    *,
+    put: Callable[[Sequence[bytes]], object] | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> IngestResult:
+    """As `ingest_folder`, of files listed in another way. list_files: called before and after, and
+    must find the same.
+    """
+    listing = list_files()
     kept: list[bytes] = []
     waiting: list[bytes] = []
     waiting_bytes = chunk_count = 0
@@ -125,11 +147,11 @@ def ingest_folder(
                 waiting, waiting_bytes = [], 0
     sources.sort(key=lambda source: source.record.path.encode("utf-8"))
     release = release_documents([source.record for source in sources], terms)
-    if list_folder(folder) != listing:
+    if list_files() != listing:
         raise FileChanged(
-            f"{folder} changed while it was read. Nothing was published; wait until nobody writes "
-            "to it and run the command again",
-            path=str(folder),
+            f"{listing.folder} changed while it was read. Nothing was published; wait until nobody "
+            "writes to it and run the command again",
+            path=str(listing.folder),
         )
     if put is None:
         kept += [*release.pages, release.root]
@@ -238,7 +260,7 @@ class _Work:
             self._bytes_done += size
 
     def _ingested(self, pipeline: Pipeline, found: FoundFile) -> IngestedFile:
-        path = self._folder / found.path
+        path = found.place or self._folder / found.path
         return ingested(found.path, path, pipeline.read(path, found.stamp))
 
 

@@ -287,7 +287,9 @@ class MemoryStore:
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
         return self._placing.materialize(files, destination)
 
-    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
+    def place_files(
+        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+    ) -> Placement:
         return self._placing.place_files(files, folder)
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:

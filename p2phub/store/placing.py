@@ -49,7 +49,9 @@ class Placing:
             with Tree(self._files, scratch) as tree:
                 extra = 0
                 for file in files:
-                    method, size = self._make(tree, file.path, file, is_read_only=True)
+                    method, size = self._make(
+                        tree, file.path, file, is_read_only=True, is_linked=True
+                    )
                     placement.methods[method] = placement.methods.get(method, 0) + 1
                     extra += size
                 self._sync(tree, len(files))
@@ -64,7 +66,9 @@ class Placing:
             remove_tree(scratch)
             self._scratches.discard(scratch)
 
-    def place_files(self, files: Sequence[FileRecord], folder: Path) -> Placement:
+    def place_files(
+        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+    ) -> Placement:
         """See `Store.place_files`."""
         there = self._there(files, folder)
         methods: dict[Method, int] = {}
@@ -80,7 +84,9 @@ class Placing:
         try:
             with Tree(self._files, folder) as tree, Tree(self._files, hidden) as scratch:
                 for number, file in enumerate(left):
-                    method, size = self._make(scratch, str(number), file, is_read_only=False)
+                    method, size = self._make(
+                        scratch, str(number), file, is_read_only=False, is_linked=is_linked
+                    )
                     methods[method] = methods.get(method, 0) + 1
                     extra += size
                 self._sync(scratch, len(left))
@@ -197,7 +203,7 @@ class Placing:
                 raise NotHeld(f"{file.path} is not complete here: fetch it first", path=file.path)
 
     def _make(
-        self, tree: Tree, path: str, file: FileRecord, *, is_read_only: bool
+        self, tree: Tree, path: str, file: FileRecord, *, is_read_only: bool, is_linked: bool
     ) -> tuple[Method, int]:
         """Make `path` in a tree of ours that nobody else writes to; how, and how many bytes that
         took.
@@ -212,7 +218,7 @@ class Placing:
                     method, size = Method.COPY, 0
                 elif object is not None and is_whole and self._clone(object, target, where):
                     method, size = Method.REFLINK, 0
-                elif object is not None and is_whole and is_read_only and object.row.kind == "data":
+                elif object is not None and is_whole and is_linked and object.row.kind == "data":
                     self._files.remove(where)
                     if self._files.link(self._holdings.path(object), name, target_folder=folder):
                         return Method.HARDLINK, 0
