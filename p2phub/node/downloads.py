@@ -95,7 +95,7 @@ class Transfer:
                 await self._drive()
                 nursery.cancel_scope.cancel()
         finally:
-            with trio.CancelScope(shield=True):  # what came is durable, also where this is cancelled
+            with trio.CancelScope(shield=True):  # what came is durable, also after a cancel
                 await self._checkpoint_now()
         if self._failure is not None:
             raise self._failure

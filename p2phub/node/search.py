@@ -19,6 +19,7 @@ from p2phub.node.tasks import open_tasks
 ROUND_PAUSE_S, ROUND_PAUSE_MAX_S = 1.0, 30.0  # between rounds of the same search: doubled each time
 CANDIDATES_MAX = 256  # peers one search ever dials: hints are free to make
 DIALS_AT_ONCE = 16
+HINTS_MAX = 64  # that one round follows: a liar's must leave room for providers and named peers
 KEY_STAGGER_S = 0.6  # between lookups of the keys of one name: longer than a good lookup takes
 ENOUGH_COUNT = 8  # reachable providers of the keys so far, after which no further one is looked up
 
@@ -33,6 +34,8 @@ class Search:
         self._keys = keys
         self._named = list(named)
         self._dials = trio.CapacityLimiter(DIALS_AT_ONCE)
+        self._hint_dials = trio.CapacityLimiter(DIALS_AT_ONCE)
+        self._hints_count = 0  # followed in this round
         self._seen: set[PeerId] = {network.peer_id}
         self._excluded: set[PeerId] = {network.peer_id}
         self._changed = trio.Event()
@@ -54,7 +57,7 @@ class Search:
                     nursery.start_soon(self._look_up, key, number * KEY_STAGGER_S)
                 async with open_tasks() as survey:
                     for address in self._named:
-                        survey.start_soon(self._try, address)
+                        survey.start_soon(self._try, address, self._dials)
                     for key in self._keys[:1]:
                         survey.start_soon(self._look_up, key, 0.0)
                 self.is_surveyed = True
@@ -64,6 +67,7 @@ class Search:
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, ROUND_PAUSE_MAX_S)
             self._seen.intersection_update({*self.found, *self._excluded})  # dead ones may be back
+            self._hints_count = 0
 
     def add_connected(self) -> None:
         """Take in every peer that is connected now."""
@@ -71,8 +75,11 @@ class Search:
             self._add(status.peer)
 
     async def offer(self, address: PeerAddress) -> None:
-        """Another hint, from peer exchange or a publisher's metadata: dialled once."""
-        await self._try(address)
+        """A hint from peer exchange: dialled once, as far as a round follows hints."""
+        if address.peer in self._seen or self._hints_count >= HINTS_MAX:
+            return
+        self._hints_count += 1
+        await self._try(address, self._hint_dials)
 
     def exclude(self, peer: PeerId) -> None:
         """Never give this peer again: it lied."""
@@ -121,15 +128,15 @@ class Search:
             self._fail(str(error))
 
     async def _try_provider(self, address: PeerAddress) -> None:
-        await self._try(address)
+        await self._try(address, self._dials)
         if address.peer in self.found:
             self._providers.add(address.peer)
 
-    async def _try(self, address: PeerAddress) -> None:
+    async def _try(self, address: PeerAddress, dials: trio.CapacityLimiter) -> None:
         if address.peer in self._seen or len(self._seen) > CANDIDATES_MAX:
             return
         self._seen.add(address.peer)
-        async with self._dials:
+        async with dials:
             try:
                 await self._network.connect(address)
             except P2phubError as error:

@@ -74,6 +74,7 @@ from p2phub.store.base import SpanReader, Store
 
 SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
 SESSIONS_MAX = 512  # over all peers
+PEERS_COUNTED_MAX = 4096  # with what went to them; who was idle longest is forgotten
 OUTBOX_MAX = 1024  # messages that wait for one session; whoever reads none of them is let go
 IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
 
@@ -366,7 +367,9 @@ class _ServedSession:
             case SentChunks(_, _, size_bytes):
                 self._serving.sent_bytes += size_bytes
                 sent_to = self._serving.sent_to
-                sent_to[self.peer] = sent_to.get(self.peer, 0) + size_bytes
+                sent_to[self.peer] = sent_to.pop(self.peer, 0) + size_bytes
+                if len(sent_to) > PEERS_COUNTED_MAX:
+                    del sent_to[next(iter(sent_to))]
                 self._machine.on_sent(self._key, size_bytes, now)
                 self._serving._seeding.on_sent(self._key, size_bytes)
             case SpanSent(_, request_id) | SpanUnserved(_, request_id):

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from p2phub.digest import Digest, digest
-from p2phub.errors import P2phubError
+from p2phub.errors import P2phubError, StoreFull, TransferStalled
+from p2phub.net.lane_channel import LaneChannel
+from p2phub.net.lane_listener import LaneListener
 from p2phub.net.memory import MemoryHub, MemoryNetwork
 from p2phub.node.api import Fetched, FetchRequest
 from p2phub.node.node import Node
@@ -33,6 +36,7 @@ from p2phub.proto.messages import (
     Join,
     LaneRefused,
     LaneTicket,
+    LaneWanted,
     Message,
     Offer,
     Peers,
@@ -42,6 +46,8 @@ from p2phub.proto.messages import (
     Unchoke,
 )
 from p2phub.proto.names import parse_reference
+from p2phub.store.memory import MemoryStore
+from p2phub.store.pages import Page
 from tests.node.hostile_peers import Script, claim_all, node_of, peer_of
 from tests.node.real_nodes import ignore, publish, same_files, write_model
 
@@ -199,3 +205,96 @@ async def test_a_fetch_among_all_of_them_is_whole(tmp_path: Path) -> None:
             await fetch_from(reader, release, *peers, publisher_of(hub), to=tmp_path / "out")
         assert same_files(release.folder, tmp_path / "out")
         assert reader._network.faults_count == 0
+
+
+@asynccontextmanager
+async def lane_giver(
+    hub: MemoryHub, release: Release, then: Script
+) -> AsyncIterator[MemoryNetwork]:
+    """A peer that claims to hold all, opens a real lane, never sends a byte on it, and goes on as
+    `then` says.
+    """
+    listener = LaneListener("127.0.0.1", 0)
+    lanes: list[LaneChannel] = []
+
+    async def script(session: Session) -> None:
+        asked = False
+        while not (asked and lanes):
+            message = await session.receive()
+            match message:
+                case Ask(pages):
+                    asked = True
+                    await claim_all(session, pages)
+                case LaneWanted():
+                    secret = listener.issue_ticket("127.0.0.1", lanes.append)
+                    await session.send(LaneTicket(secret, listener.fingerprint, listener.port))
+                case None:
+                    return
+            await trio.sleep(0.05)
+        await then(session)
+
+    async with (
+        trio.open_nursery() as nursery,
+        peer_of(hub, "giver", session=script, chunks=release.documents) as network,
+    ):
+        await nursery.start(listener.run)
+        yield network
+        nursery.cancel_scope.cancel()
+    for lane in lanes:
+        lane.close()
+
+
+async def test_slots_that_flip_with_nothing_read_end_that_session(tmp_path: Path) -> None:
+    async with (
+        scene(tmp_path, up_rate=700_000) as (hub, release),
+        node_of(hub, "reader", tmp_path / "reader") as reader,
+        lane_giver(hub, release, flipping) as giver,
+    ):
+        with trio.fail_after(30):
+            await fetch_from(reader, release, giver, publisher_of(hub), to=tmp_path / "out")
+        assert same_files(release.folder, tmp_path / "out")
+
+
+async def test_a_lane_on_which_nothing_comes_ends_in_a_clear_error(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with (
+        scene(tmp_path) as (hub, release),
+        node_of(hub, "reader", tmp_path / "reader") as reader,
+        lane_giver(hub, release, obey) as giver,
+    ):
+        await reader._network.disconnect(publisher_of(hub).peer_id)
+        mock_clock.rate = 40.0
+        with trio.fail_after(300), pytest.raises(TransferStalled):
+            await fetch_from(reader, release, giver)
+        mock_clock.rate = 1.0
+        with trio.fail_after(20):
+            await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
+        assert same_files(release.folder, tmp_path / "out")
+
+
+class FullStore(MemoryStore):
+    """A disk that fills up in the middle of a download."""
+
+    free_bytes = 1_000_000
+
+    def write(self, page: Page, index: int, data: memoryview) -> None:
+        self.free_bytes -= len(data)
+        if self.free_bytes < 0:
+            raise StoreFull("no space left on device")
+        super().write(page, index, data)
+
+
+async def test_a_disk_that_fills_up_ends_the_fetch_and_not_the_node(tmp_path: Path) -> None:
+    store = FullStore()
+    async with (
+        scene(tmp_path) as (hub, release),
+        node_of(hub, "reader", tmp_path / "reader", store=store) as reader,
+    ):
+        with trio.fail_after(20), pytest.raises(StoreFull):
+            await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
+        store.free_bytes = 1 << 40
+        with trio.fail_after(20):
+            fetched = await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
+        assert same_files(release.folder, tmp_path / "out")
+        assert fetched.bytes_fetched < 3_000_000  # what came before the disk was full is kept
