@@ -7,8 +7,10 @@ All decisions are the machine's: here it is only told what happened, and done wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from random import Random
+from typing import TypeAlias
 
 import trio
 
@@ -41,12 +43,15 @@ STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
 
 
-def download_of(pages: Sequence[tuple[Digest, Sequence[int], bytes]], rng: Random) -> Download:
-    """The machine that gets what is missing of some pages.
+# The digest of a page, bytes to fetch per entry, and the have-bits of this node.
+MissingPage: TypeAlias = tuple[Digest, Sequence[int], bytes]
 
-    pages: of each its digest, bytes to fetch per entry, and the have-bits of this node.
-    """
-    machine = Download(sum(sum(lengths) for _, lengths, _ in pages), rng)
+
+def download_of(
+    pages: Sequence[MissingPage], rng: Random, request_ids: Iterator[int] | None = None
+) -> Download:
+    """The machine that gets what is missing of some pages. request_ids: see `Download`."""
+    machine = Download(sum(sum(lengths) for _, lengths, _ in pages), rng, request_ids)
     for page, lengths, held in pages:
         machine.on_page(page, lengths, held)
     machine.on_pages_complete()
@@ -66,7 +71,9 @@ class Transfer:
         store: Store,
         channels: Channels,
         watches: Watches,
+        is_kept: bool = False,
     ) -> None:
+        """is_kept: it goes on when all is held, for the next machine; see `go_on`."""
         self.swarm = swarm
         self.machine = machine
         self.search = search
@@ -75,6 +82,8 @@ class Transfer:
         self.store = store
         self.channels = channels
         self.watches = watches
+        self.request_ids = count()  # of machines after the first, whose own ids are lower
+        self.is_kept = is_kept
         self._sessions: dict[PeerId, PeerSession] = {}
         self._changed = trio.Event()
         self._arrived = trio.Event()
@@ -82,7 +91,7 @@ class Transfer:
         self._last_progress_s = trio.current_time()
 
     async def run(self) -> None:
-        """Until every wanted chunk is held.
+        """Until every wanted chunk is held, or cancelled if it is kept.
 
         Raises StoreError where the disk refuses, NoProvider where nobody was found, TransferStalled
         where all fell silent.
@@ -99,6 +108,14 @@ class Transfer:
                 await self._checkpoint_now()
         if self._failure is not None:
             raise self._failure
+
+    def go_on(self, machine: Download) -> None:
+        """Carry out another download over the sessions there are; the one before is complete."""
+        self.machine = machine
+        self._last_progress_s = trio.current_time()
+        for session in self._sessions.values():
+            session.introduce()
+        self.wake()
 
     def statistics(self) -> DownloadStatistics:
         return self.machine.statistics(trio.current_time())
@@ -117,7 +134,7 @@ class Transfer:
         self.wake()
 
     async def _drive(self) -> None:
-        while not self.machine.is_complete and self._failure is None:
+        while self._failure is None and (self.is_kept or not self.machine.is_complete):
             self._changed = trio.Event()
             for action in self.machine.next_actions(trio.current_time()):
                 self._carry_out(action)
@@ -183,6 +200,8 @@ class Transfer:
     async def _watch(self) -> None:
         while True:
             await trio.sleep(1.0)
+            if self.machine.is_complete:
+                continue  # kept for the next machine
             if trio.current_time() - self._last_progress_s < STALL_TIMEOUT_S:
                 continue
             if not self._sessions and not any(

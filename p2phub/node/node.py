@@ -61,6 +61,7 @@ from p2phub.node.publishing import Publishing
 from p2phub.node.reading import Reading
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.serving import Serving
+from p2phub.node.sources import Sources
 from p2phub.node.tasks import open_tasks
 from p2phub.node.upkeep import Upkeep
 from p2phub.node.watching import Watches
@@ -171,7 +172,7 @@ class Node:
             watches=self._watches,
             on_transfer=self._during_transfer,
         )
-        self._reading = Reading(
+        self._sources = Sources(
             network=network,
             store=store,
             documents=self._documents,
@@ -180,6 +181,7 @@ class Node:
             rng=rng,
             watches=self._watches,
         )
+        self._reading = Reading(self._sources, store, self._documents, rng)
         self._publishing = Publishing(
             network, store, self._publishers, self._petnames, self._announcing
         )
@@ -197,6 +199,7 @@ class Node:
         async with open_tasks() as nursery:
             await nursery.start(self._channels.run)
             await nursery.start(self._network.run)
+            await nursery.start(self._sources.run)
             nursery.start_soon(self._serving.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._neighbours.run)

@@ -19,7 +19,9 @@ from p2phub.core.swarm.actions import (
     SendCancel,
     SendRequest,
 )
+from p2phub.core.swarm.download import Download
 from p2phub.core.swarm.spans import Span
+from p2phub.digest import Digest
 from p2phub.errors import (
     ContentError,
     P2phubError,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 LANE_RETRY_S = 5.0  # after a peer had no lane to give
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 OUTBOX_MAX = 4096  # actions waiting for one peer: more only where it flips slots and reads nothing
+HAVES_MAX = 16  # pages whose bits are remembered for the next machine: a frame each at most
 QUESTIONS_MAX = 64  # of a seed, waiting for their answers: it asks of a whole release at once
 
 
@@ -85,11 +88,12 @@ class PeerSession:
 
     def __init__(self, transfer: Transfer, peer: PeerId, share: Share) -> None:
         self._transfer = transfer
-        self._machine = transfer.machine
         self._peer = peer
         self._share = share
         self._outbox: deque[DownloadAction] = deque()
         self._outbox_filled = trio.Event()
+        self._session: Session | None = None  # once greeted
+        self._haves: dict[Digest, bytearray] = {}  # what the peer said of pages it watches for us
         self._spans: dict[int, Span] = {}  # requested, by request id
         self._channel: ReceivingChannel | None = None
         self._channel_closed = trio.Event()
@@ -102,6 +106,21 @@ class PeerSession:
         self._told_send, self._told = trio.open_memory_channel[Message](256)
         self._watch = PageWatch(transfer.watches, self._told_send.send)  # of what we hold
         self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
+
+    @property
+    def _machine(self) -> Download:
+        return self._transfer.machine
+
+    def introduce(self) -> None:
+        """Tell the transfer's machine of this peer, once it was greeted."""
+        if self._session is None:
+            return
+        now = trio.current_time()
+        is_local = self._transfer.channels.is_local(self._session.remote_host)
+        requests_max = self._session.peer_requests_max
+        self._machine.on_peer(self._peer, now, is_local=is_local, requests_max=requests_max)
+        if self._channel is not None and self._is_unchoked:
+            self._machine.on_unchoke(self._peer, now)
 
     def do(self, action: DownloadAction) -> None:
         if len(self._outbox) >= OUTBOX_MAX:
@@ -125,13 +144,8 @@ class PeerSession:
                 await session.greet()
                 self._share.address = self._transfer.peer_addresses(self._peer)
                 await session.send(Join(self._transfer.swarm))
-                is_local = self._transfer.channels.is_local(session.remote_host)
-                self._machine.on_peer(
-                    self._peer,
-                    trio.current_time(),
-                    is_local=is_local,
-                    requests_max=session.peer_requests_max,
-                )
+                self._session = session
+                self.introduce()
                 self._transfer.wake()
                 async with open_tasks() as nursery:
                     self._nursery = nursery
@@ -143,7 +157,7 @@ class PeerSession:
                     await self._receive(session)
                     nursery.cancel_scope.cancel()
             finally:
-                self._nursery = None
+                self._nursery = self._session = None
                 self._watch.close()
                 if self._channel is not None:
                     self._channel.close()
@@ -178,7 +192,7 @@ class PeerSession:
     async def _prepare(self, action: DownloadAction) -> Message | None:
         match action:
             case AskPages(_, pages):
-                return Ask(pages)
+                return self._ask(pages)
             case SendCancel(_, request_id):
                 if self._channel is not None and self._spans.pop(request_id, None) is not None:
                     self._channel.forget(request_id)
@@ -186,6 +200,16 @@ class PeerSession:
             case SendRequest(_, request_id, span):
                 return await self._request(request_id, span)
         return None
+
+    def _ask(self, pages: Sequence[Digest]) -> Message | None:
+        """The question that is left after what the peer said before."""
+        unknown = [page for page in pages if page not in self._haves]
+        for page in pages:
+            if page in self._haves:
+                bits = bytes(self._haves[page])
+                self._machine.on_have(self._peer, page, bits, trio.current_time())
+                self._transfer.wake()
+        return Ask(tuple(unknown)) if unknown else None
 
     async def _request(self, request_id: int, span: Span) -> Message | None:
         channel = self._channel
@@ -216,8 +240,10 @@ class PeerSession:
         assert self._nursery is not None
         match message:
             case Have(page, bits):
+                self._remember(page, bits)
                 self._machine.on_have(self._peer, page, bits, now)
             case HaveDelta(page, indexes):
+                self._add_haves(page, indexes)
                 self._machine.on_have_delta(self._peer, page, indexes, now)
             case Choke():
                 self._is_unchoked = False
@@ -227,6 +253,7 @@ class PeerSession:
                 if self._channel is not None:
                     self._machine.on_unchoke(self._peer, now)
             case Reject(request_id, code):
+                self._haves.clear()  # one of them may be wrong
                 if self._spans.pop(request_id, None) is not None:
                     if self._channel is not None:
                         self._channel.forget(request_id)
@@ -252,6 +279,19 @@ class PeerSession:
                 raise ProtocolViolation(
                     f"an uploader sent {type(message).__name__}, which only a downloader may"
                 )
+
+    def _remember(self, page: Digest, bits: bytes | None) -> None:
+        self._haves.pop(page, None)
+        if bits and self._transfer.is_kept:
+            self._haves[page] = bytearray(bits)
+            if len(self._haves) > HAVES_MAX:
+                del self._haves[next(iter(self._haves))]
+
+    def _add_haves(self, page: Digest, indexes: Sequence[int]) -> None:
+        bits = self._haves.get(page, bytearray())
+        for index in indexes:
+            if index >> 3 < len(bits):
+                bits[index >> 3] |= 0x80 >> (index & 7)
 
     def _take_hint(self, peer: str, addresses: Sequence[str]) -> None:
         assert self._nursery is not None
@@ -312,6 +352,7 @@ class PeerSession:
                 if self._spans.pop(request_id, None) is not None:
                     self._machine.on_done(self._peer, request_id, now)
             case SpanStopped(_, request_id, chunk):
+                self._haves.clear()  # one of them is wrong
                 if self._spans.pop(request_id, None) is not None:
                     self._machine.on_stopped(self._peer, request_id, chunk, now)
             case ChannelFailed(_, request_id, error):

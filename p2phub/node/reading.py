@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -19,15 +19,11 @@ import trio
 from p2phub.core.swarm.download import Download
 from p2phub.digest import Digest
 from p2phub.errors import CorruptChunk, NoSuchFile, NotHeld, UsageError
-from p2phub.net.base import Network
-from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Transfer, download_of
-from p2phub.node.resolving import Resolver
+from p2phub.node.downloads import MissingPage, Transfer
 from p2phub.node.search import Search
-from p2phub.node.tasks import open_tasks
-from p2phub.node.trees import Tree, keeping, load_tree, record_of
-from p2phub.node.watching import Watches
+from p2phub.node.sources import Sources
+from p2phub.node.trees import Tree, record_of
 from p2phub.proto.content import ObjectRecord, Segment, SegmentRef
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord
@@ -35,7 +31,6 @@ from p2phub.proto.messages import Run
 from p2phub.proto.names import Reference
 from p2phub.store.base import ObjectState, Store
 
-RECENT_S = 60.0  # metadata this young is good enough for a reader
 WINDOW_BYTES = 32 << 20  # ahead of the reader, asked for before all else
 READ_BYTES = CHUNK_BYTES_MAX  # handed out at once
 
@@ -51,27 +46,25 @@ class _Stretch:
     offset: int  # in the file, of entry `first`
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What one range needs."""
+
+    stretches: list[_Stretch]
+    pages: list[MissingPage]
+    is_last: bool  # the file is whole once these are here
+
+
 class Reading:
     """Readers of one node."""
 
     def __init__(
-        self,
-        *,
-        network: Network,
-        store: Store,
-        documents: Documents,
-        resolver: Resolver,
-        channels: Channels,
-        rng: random.Random,
-        watches: Watches,
+        self, sources: Sources, store: Store, documents: Documents, rng: random.Random
     ) -> None:
-        self._network = network
+        self._sources = sources
         self._store = store
         self._documents = documents
-        self._resolver = resolver
-        self._channels = channels
         self._rng = rng
-        self._watches = watches
 
     @asynccontextmanager
     async def read(
@@ -85,29 +78,21 @@ class Reading:
         """As NodeApi.read."""
         if start < 0 or (stop is not None and stop < start):
             raise UsageError("a range begins at 0 or later and does not end before it begins")
-        async with (
-            self._resolver.open(reference, peers, recent_s=RECENT_S) as (resolved, search),
-            keeping(self._store, resolved.digest),
-        ):
-            tree = await load_tree(
-                resolved.digest, self._documents, self._store, search, resolved.text
-            )
-            file = _file_of(tree, path)
+        async with self._sources.open(reference, peers) as source:
+            file = _file_of(source.tree, path)
             end = file.size if stop is None else min(stop, file.size)
             begin = min(start, end)
             if not file.has_record:
-                yield self._whole_chunk(file, begin, end, search)
+                yield self._whole_chunk(file, begin, end, source.search)
                 return
-            stretches = await self._stretches(file, begin, end, search) if begin < end else []
-            transfer = await self._transfer(tree, file, stretches, search)
-            async with open_tasks() as nursery:
-                if transfer is not None:
-                    nursery.start_soon(transfer.run)
-                yield self._bytes(begin, end, stretches, transfer)
-                nursery.cancel_scope.cancel()
-            if transfer is not None:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._settle, file)
+            plan = await self._plan(file, begin, end, source.search)
+            if plan.pages:
+                source.begin(file, plan.pages, random.Random(self._rng.getrandbits(64)))
+            transfer = source.transfer if plan.pages else None
+            async with aclosing(self._bytes(begin, end, plan.stretches, transfer)) as data:
+                yield data
+            if plan.is_last and source.is_at_rest:
+                await self._sources.settle(file)
 
     async def _whole_chunk(
         self, file: FileRecord, start: int, stop: int, search: Search
@@ -120,70 +105,55 @@ class Reading:
         self, start: int, stop: int, stretches: Sequence[_Stretch], transfer: Transfer | None
     ) -> AsyncGenerator[bytes, None]:
         for stretch in stretches:
-            async for data, offset in self._chunks(stretch, stretches, transfer):
-                low, high = max(start - offset, 0), min(stop - offset, len(data))
-                if low < high:
-                    yield data[low:high]
+            async with aclosing(self._chunks(stretch, stretches, transfer)) as chunks:
+                async for data, offset in chunks:
+                    low, high = max(start - offset, 0), min(stop - offset, len(data))
+                    if low < high:
+                        yield data[low:high]
 
-    async def _stretches(
-        self, file: FileRecord, start: int, stop: int, search: Search
-    ) -> list[_Stretch]:
-        """The segments that cover [start, stop), held, and which of their entries are needed."""
-        what = f"the chunk list of {file.path!r}"
-        await self._documents.hold([file.object], search, what)
-        record = await trio.to_thread.run_sync(record_of, self._store, file)
-        covering = [
-            (ref, base)
-            for ref, base in _bases(record)
-            if base < stop and base + ref.data_size > start
-        ]
-        await self._documents.hold([ref.digest for ref, _ in covering], search, what)
-        found = []
-        for ref, base in covering:
-            segment = Segment.decode(await trio.to_thread.run_sync(self._store.get, ref.digest))
+    async def _plan(self, file: FileRecord, start: int, stop: int, search: Search) -> _Plan:
+        """What a range needs, its chunk lists fetched where they are lacking. Raises NoProvider."""
+        try:
+            return await trio.to_thread.run_sync(self._held_plan, file, start, stop)
+        except NotHeld:
+            what = f"the chunk list of {file.path!r}"
+            await self._documents.hold([file.object], search, what)
+            record = await trio.to_thread.run_sync(record_of, self._store, file)
+            names = [ref.digest for ref, _ in _covering(record, start, stop)]
+            await self._documents.hold(names, search, what)
+        return await trio.to_thread.run_sync(self._held_plan, file, start, stop)
+
+    def _held_plan(self, file: FileRecord, start: int, stop: int) -> _Plan:
+        """As `_plan`, from the store alone; blocks on the disk. Raises NotHeld."""
+        stretches = []
+        record = record_of(self._store, file)
+        for ref, base in _covering(record, start, stop):
+            segment = Segment.decode(self._store.get(ref.digest))
             offsets = segment.offsets()
             first = max(bisect_right(offsets, start - base) - 1, 0)
             last = bisect_right(offsets, min(stop - base, offsets[-1]) - 1) - 1
-            found.append(_Stretch(ref.digest, segment, first, last + 1, base + offsets[first]))
-        return found
-
-    async def _transfer(
-        self, tree: Tree, file: FileRecord, stretches: Sequence[_Stretch], search: Search
-    ) -> Transfer | None:
-        """What fetches the missing chunks; None if nothing is missing."""
-        pages = await trio.to_thread.run_sync(self._missing, file, stretches)
-        if not pages:
-            return None
-        return Transfer(
-            swarm=tree.digest,
-            machine=download_of(pages, random.Random(self._rng.getrandbits(64))),
-            search=search,
-            network=self._network,
-            store=self._store,
-            channels=self._channels,
-            watches=self._watches,
-        )
-
-    def _missing(
-        self, file: FileRecord, stretches: Sequence[_Stretch]
-    ) -> list[tuple[Digest, array[int], bytes]]:
+            stretches.append(_Stretch(ref.digest, segment, first, last + 1, base + offsets[first]))
         status = self._store.status(file.object)
-        if status is not None and status.state is ObjectState.COMPLETE:
-            return []
+        if not stretches or (status is not None and status.state is ObjectState.COMPLETE):
+            return _Plan(stretches, [], is_last=False)
         self._store.open_part(file.object)
-        found = []
+        status = self._store.status(file.object)
+        pages = self._missing(stretches)
+        wanted_count = sum(sum(map(bool, lengths)) for _, lengths, _ in pages)
+        held_count = 0 if status is None else status.held_chunks
+        return _Plan(stretches, pages, is_last=held_count + wanted_count >= record.chunk_count)
+
+    def _missing(self, stretches: Sequence[_Stretch]) -> list[MissingPage]:
+        found: list[MissingPage] = []
         for stretch in stretches:
             missing = self._store.missing(stretch.page)
-            wanted = {index for index in missing if stretch.first <= index < stretch.stop}
-            if not wanted:
+            low, high = bisect_left(missing, stretch.first), bisect_left(missing, stretch.stop)
+            if low == high:
                 continue
             lengths = array("I", bytes(4 * len(stretch.segment)))
-            bits = bytearray((len(lengths) + 7) // 8)
-            for index in range(stretch.first, stretch.stop):
+            for index in missing[low:high]:
                 lengths[index] = stretch.segment.lengths[index]
-                if index not in wanted:
-                    bits[index >> 3] |= 0x80 >> (index & 7)
-            found.append((stretch.page, lengths, bytes(bits)))
+            found.append((stretch.page, lengths, bytes((len(lengths) + 7) // 8)))
         return found
 
     async def _chunks(
@@ -222,17 +192,6 @@ class Reading:
         self._store.span_reader((run,)).read(0, len(run), memoryview(buffer))
         return bytes(buffer)
 
-    def _settle(self, file: FileRecord) -> None:
-        """Make what was fetched durable; an object that is whole now becomes complete."""
-        self._store.checkpoint()
-        status = self._store.status(file.object)
-        if (
-            status is not None
-            and status.state is ObjectState.PARTIAL
-            and status.held_chunks == status.chunk_count
-        ):
-            self._store.finish(file.object)
-
 
 def _want(machine: Download, stretches: Sequence[_Stretch], current: _Stretch, entry: int) -> None:
     """Tell the machine what the reader needs next, WINDOW_BYTES ahead."""
@@ -250,12 +209,14 @@ def _want(machine: Download, stretches: Sequence[_Stretch], current: _Stretch, e
             return
 
 
-def _bases(record: ObjectRecord) -> list[tuple[SegmentRef, int]]:
+def _covering(record: ObjectRecord, start: int, stop: int) -> list[tuple[SegmentRef, int]]:
+    """The segments with bytes of [start, stop), and where in the file each begins."""
     found, base = [], 0
     for reference in record.segments:
-        found.append((reference, base))
+        if base < stop and base + reference.data_size > start:
+            found.append((reference, base))
         base += reference.data_size
-    return found
+    return found if start < stop else []
 
 
 def _file_of(tree: Tree, path: str | None) -> FileRecord:

@@ -45,6 +45,7 @@ class Search:
         self.found: list[PeerId] = []
         self.asked_count = 0  # DHT nodes that answered so far
         self.rounds_count = 0
+        self._is_resting = False
         self.is_surveyed = False  # named peers were dialled, and whom the first key brought
 
     async def run(self) -> None:
@@ -65,9 +66,19 @@ class Search:
             self.rounds_count += 1
             self._notify()
             await trio.sleep(pause_s)
+            while self._is_resting:
+                await self._changed.wait()
             pause_s = min(2 * pause_s, ROUND_PAUSE_MAX_S)
             self._seen.intersection_update({*self.found, *self._excluded})  # dead ones may be back
             self._hints_count = 0
+
+    def rest(self) -> None:
+        """Begin no further round before `resume`."""
+        self._is_resting = True
+
+    def resume(self) -> None:
+        self._is_resting = False
+        self._notify()
 
     def add_connected(self) -> None:
         """Take in every peer that is connected now."""
