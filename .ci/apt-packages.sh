@@ -6,11 +6,13 @@
 #   nginx      the HTTPS server that the benchmarks compare with, a plain process on loopback
 #   curl       its client
 #   openssl    reads the key files that we write
+#   e2fsprogs  ext4 and XFS in a file, mounted and cut off: what is left after a power cut
+#   xfsprogs
 #
 # Usage, as root: .ci/apt-packages.sh
 set -euo pipefail
 
-packages=(iproute2 nginx curl openssl)
+packages=(iproute2 nginx curl openssl e2fsprogs xfsprogs)
 
 is_installed() {
     dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
