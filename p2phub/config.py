@@ -235,6 +235,13 @@ class Settings:
     up_rate: int = _setting(
         0, parse_size, "bytes a second, such as 10M; 0: no limit", "Upload limit over all peers."
     )
+    store_max: int = _setting(
+        0,
+        parse_size,
+        "bytes, such as 200G; 0: no limit",
+        "What the store may take of the disk; the oldest unpinned releases go first.",
+        "--store-max",
+    )
     lanes: int = _setting(
         32, _count(1, 256), "1 to 256", "Transfers that may run at once, each way."
     )

@@ -16,6 +16,7 @@ from p2phub.config import about
 @click.option("--lane-listen", metavar="HOST:PORT", help=about("lane_listen").help)
 @click.option("--bootstrap", metavar="MULTIADDR", multiple=True, help=about("bootstrap").help)
 @click.option("--gateway", metavar="HOST:PORT", help=about("gateway").help + " `off` for none.")
+@click.option("--store-max", metavar="SIZE", help=about("store_max").help)
 @click.option("--no-mdns", is_flag=True, help="Do not look for peers on the local network.")
 @common
 @invocation
@@ -25,6 +26,7 @@ def daemon(
     lane_listen: str | None,
     bootstrap: tuple[str, ...],
     gateway: str | None,
+    store_max: str | None,
     no_mdns: bool,
 ) -> None:
     """Run a node until Ctrl-C.
@@ -39,6 +41,7 @@ def daemon(
         ("--bootstrap", bootstrap),
         ("--lane-listen", (lane_listen,)),
         ("--gateway", (gateway,)),
+        ("--store-max", (store_max,)),
     ):
         for value in values:
             if value is not None:

@@ -36,7 +36,7 @@ from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
-from p2phub.node.upkeep import FETCH_LEASE
+from p2phub.node.upkeep import FETCH_LEASE, Upkeep
 from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -71,6 +71,7 @@ class Fetching:
     def __init__(
         self,
         *,
+        upkeep: Upkeep,
         network: Network,
         home: Home,
         store: Store,
@@ -82,6 +83,7 @@ class Fetching:
         watches: Watches,
         on_transfer: OnTransfer,
     ) -> None:
+        self._upkeep = upkeep
         self._network = network
         self._home = home
         self._store = store
@@ -172,8 +174,20 @@ class Fetching:
                     paths=conflicts[:32],
                 )
         await hold_chunk_lists(plan.files, self._documents, self._store, search, plan.resolved.text)
+        if plan.folder is None:
+            wanted_bytes = await trio.to_thread.run_sync(self._wanted_bytes, plan)
+            await self._upkeep.make_room(plan.tree.digest, wanted_bytes)
         await trio.to_thread.run_sync(self._check_room, plan)
         return await trio.to_thread.run_sync(self._open_parts, plan)
+
+    def _wanted_bytes(self, plan: _Plan) -> int:
+        """What the store will take beside what it has; a part that is open has its room."""
+        known = (file for file in plan.objects if self._store.status(file.object) is not None)
+        held = {file.object for file in known}
+        singles = {file.object: file.size for file in plan.files if file.chunk_count == 1}
+        return sum(file.size for file in plan.objects if file.object not in held) + sum(
+            size for name, size in singles.items() if not self._store.has(name)
+        )
 
     def _check_room(self, plan: _Plan) -> None:
         wanted_bytes = 0

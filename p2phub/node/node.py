@@ -160,7 +160,16 @@ class Node:
             on_joined=self._announcing.on_network,
         )
         self._resolver = Resolver(network, home, self._publishers, self._petnames, self._documents)
+        self.upkeep = Upkeep(
+            home,
+            store,
+            self._publishers,
+            self._resolver,
+            self._announcing,
+            settings.store_max,
+        )
         self._fetching = Fetching(
+            upkeep=self.upkeep,
             network=network,
             home=home,
             store=store,
@@ -189,7 +198,6 @@ class Node:
             store, self._documents, self._resolver, self._publishers, self._petnames
         )
         self.exchange = Exchange(store, self._library, self._publishing)
-        self.upkeep = Upkeep(home, store, self._publishers, self._resolver, self._announcing)
         self._following = Following(
             home, self._publishers, self._petnames, self._resolver, self._announcing, network
         )

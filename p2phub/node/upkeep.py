@@ -14,10 +14,12 @@ import trio
 
 from p2phub.core.trust.versions import parse_version
 from p2phub.digest import Digest
-from p2phub.errors import NotHeld, P2phubError, UsageError
+from p2phub.display import size_text
+from p2phub.errors import NotHeld, P2phubError, StoreFull, UsageError
 from p2phub.node.announcing import Announcing
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
+from p2phub.node.trees import held_tree
 from p2phub.node.upkeep_api import Freed, Pinned, Removed
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -43,7 +45,10 @@ class Upkeep:
         publishers: Publishers,
         resolver: Resolver,
         announcing: Announcing,
+        store_max_bytes: int,
     ) -> None:
+        self._store_max_bytes = store_max_bytes  # 0: no limit
+        self._evicting = trio.Lock()
         self._home = home
         self._store = store
         self._publishers = publishers
@@ -79,6 +84,84 @@ class Upkeep:
     async def collect(self, dry_run: bool) -> Freed:
         """As UpkeepApi.collect."""
         return await self._collect(dry_run=dry_run, part_idle_s=PART_IDLE_S)
+
+    async def make_room(self, manifest: Digest, wanted_bytes: int) -> tuple[str, ...]:
+        """Let the oldest unpinned fetched releases go until the store may take `wanted_bytes` more
+        for `manifest`, whose lease is held; what went.
+
+        Raises StoreFull, before anything went, where even that would not make room.
+        """
+        if not self._store_max_bytes or not wanted_bytes:
+            return ()
+        async with self._evicting:
+            gone: list[str] = []
+            if wanted_bytes <= await trio.to_thread.run_sync(self._room_bytes):
+                return ()
+            await trio.to_thread.run_sync(self._check_possible, manifest, wanted_bytes)
+            # What nobody names goes before what somebody once asked for.
+            await self._collect(dry_run=False, part_idle_s=0.0)
+            for row in await trio.to_thread.run_sync(self._evictable, manifest):
+                if wanted_bytes <= await trio.to_thread.run_sync(self._room_bytes):
+                    break
+                await trio.to_thread.run_sync(self._let_go, [row], [row.manifest])
+                await self._collect(dry_run=False, part_idle_s=0.0)
+                gone.append(row.name or content_id_text(row.manifest))
+            room_bytes = await trio.to_thread.run_sync(self._room_bytes)
+        if wanted_bytes > room_bytes:
+            raise StoreFull(
+                f"{size_text(wanted_bytes)} are to be fetched and the store has room for"
+                f" {size_text(max(0, room_bytes))} of its {size_text(self._store_max_bytes)}:"
+                " other transfers take the rest",
+                needed=wanted_bytes, room=max(0, room_bytes), removed=gone,
+            )  # fmt: skip
+        return tuple(gone)
+
+    def _room_bytes(self) -> int:
+        usage = self._store.usage()
+        used_bytes = usage.data_bytes + usage.part_bytes + usage.pack_bytes
+        return self._store_max_bytes - used_bytes
+
+    def _evictable(self, manifest: Digest) -> list[Release]:
+        """Rows that may go to make room for `manifest`, the oldest first."""
+        rows = self._store.releases()
+        needed = {row.manifest for row in rows if row.is_pinned or row.origin != "fetched"}
+        needed |= {digest for digest, _, _ in self._store.leases(time.time())} | {manifest}
+        return sorted(
+            (row for row in rows if row.manifest not in needed), key=lambda row: row.added_s
+        )
+
+    def _check_possible(self, manifest: Digest, wanted_bytes: int) -> None:
+        """Raises StoreFull where `wanted_bytes` would not fit beside what must stay."""
+        evictable = {row.manifest for row in self._evictable(manifest)}
+        pinned = [row for row in self._store.releases() if row.manifest not in evictable]
+        staying = {row.manifest for row in pinned}
+        staying |= {digest for digest, _, _ in self._store.leases(time.time())}
+        sizes: dict[Digest, int] = {}
+        for digest in staying:
+            try:
+                files = held_tree(self._store, digest).files
+            except P2phubError:
+                continue  # a fetch that has only begun
+            for file in files:
+                status = self._store.status(file.object) if file.size else None
+                if status is not None and self._is_own(status.path):
+                    sizes[file.object] = file.size
+        room_bytes = self._store_max_bytes - sum(sizes.values())
+        if wanted_bytes > room_bytes:
+            names = [row.name or content_id_text(row.manifest) for row in pinned if row.is_pinned]
+            shown = f"; pinned: {', '.join(names[:5])}" if names else ""
+            raise StoreFull(
+                f"{size_text(wanted_bytes)} are to be fetched, and beside what must stay the store"
+                f" may take {size_text(max(0, room_bytes))} of its"
+                f" {size_text(self._store_max_bytes)}{shown}. Nothing was begun: unpin something,"
+                " or raise store_max",
+                needed=wanted_bytes, room=max(0, room_bytes), limit=self._store_max_bytes,
+                pinned=names[:100],
+            )  # fmt: skip
+
+    def _is_own(self, path: Path | None) -> bool:
+        """Whether a file counts as the store's: those in packs do, users' own do not."""
+        return path is None or path.is_relative_to(self._home.store)
 
     async def _collect(self, *, dry_run: bool, part_idle_s: float) -> Freed:
         def work() -> Collected:

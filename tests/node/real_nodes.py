@@ -25,7 +25,11 @@ PASSPHRASE = "correct horse battery"
 
 @asynccontextmanager
 async def node(
-    folder: Path, *, bootstrap: tuple[str, ...] = (), store: Store | None = None
+    folder: Path,
+    *,
+    bootstrap: tuple[str, ...] = (),
+    store: Store | None = None,
+    store_max: int = 0,
 ) -> AsyncIterator[Node]:
     """A running node whose home is `folder`; any free ports, no mDNS."""
     chosen = settings(
@@ -35,6 +39,7 @@ async def node(
             "lane_listen": "127.0.0.1:0",
             "mdns": False,
             "bootstrap": list(bootstrap),
+            "store_max": store_max,
         },
     )
     async with open_node(Home(folder), chosen, store=store) as running:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2phub.errors import NotHeld, UsageError
+from p2phub.errors import NotHeld, StoreFull, UsageError
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import parse_reference
 from tests.node.real_nodes import (
@@ -125,3 +125,34 @@ async def test_a_dry_run_says_what_a_collection_then_frees(tmp_path: Path) -> No
         )  # fmt: skip
         assert done.file_count > 0
         assert (await a.upkeep.collect(False)).chunk_count == 0
+
+
+async def test_the_oldest_unpinned_release_makes_room(tmp_path: Path) -> None:
+    async with (
+        node(tmp_path / "a") as a,
+        node(tmp_path / "b", store_max=8_000_000) as b,
+    ):
+        peers = (await address(a),)
+        ids = [
+            await publish(a, write_model(tmp_path / f"{seed}", seed=seed)) for seed in range(1, 5)
+        ]
+        oldest = await fetch(b, ids[0], peers=peers)
+        pinned = await fetch(b, ids[1], peers=peers)
+        await b.upkeep.pin(parse_reference(ids[1]), True)
+        fetched = await fetch(b, ids[2], peers=peers)
+        assert not oldest.path.exists()
+        assert pinned.path.exists()
+        assert {row.content_id for row in await b.releases()} == {ids[1], ids[2]}
+        usage = b._store.usage()
+        assert usage.data_bytes + usage.part_bytes + usage.pack_bytes < 8_000_000
+        # One that is larger than all that may go is refused before its first byte.
+        large = await publish(a, write_model(tmp_path / "large", size=6_000_000, seed=9))
+        with pytest.raises(StoreFull) as caught:
+            await fetch(b, large, peers=peers)
+        assert caught.value.facts["pinned"] == [ids[1]]
+        assert caught.value.facts["needed"] == 6_200_000
+        assert fetched.path.exists()
+        assert b._store.usage().part_bytes == 0
+        # A folder of the user's is not the store's room.
+        await fetch(b, large, to=tmp_path / "out", peers=peers)
+        assert fetched.path.exists()
