@@ -154,6 +154,11 @@ class StoreFolder:
         return self.root / "journal"
 
     @property
+    def rebuilding(self) -> Path:
+        """There while the index is made again: what is found beside it is not whole."""
+        return self.root / "rebuilding"
+
+    @property
     def parts(self) -> Path:
         return self.root / "part"
 

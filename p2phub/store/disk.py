@@ -79,6 +79,8 @@ class DiskStore:
         self._packs = packs
         if is_empty and not is_new:
             Rebuild(self._holdings, self._journal).run()
+        if is_empty:
+            _end_rebuild(self._files, folder)
         self._recover()
 
     # ---- single chunks and documents
@@ -359,23 +361,32 @@ class DiskStore:
 
 
 def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
-    """The index, and whether it is empty because there was none or it was damaged, and so was set
-    aside.
+    """The index, and whether it is empty because there was none, or it was damaged or never made
+    whole, and so was set aside.
     """
     with failures(folder.index):
-        is_empty = not folder.index.exists()
+        is_empty = not folder.index.exists() or folder.rebuilding.exists()
     if not is_empty:
         try:
             return Index(folder.index, files), False
         except StoreFailed as error:
             if error.facts.get("reason") not in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
                 raise
+    # First, and durable: a half that a crash leaves must not be taken for the whole.
+    files.close(files.open(folder.rebuilding, os.O_WRONLY | os.O_CREAT))
+    files.sync_folder(folder.root)
     stem = f"{folder.index.name}-{time.time_ns()}"
     for suffix in ("", "-wal", "-shm"):
         path = folder.index.with_name(folder.index.name + suffix)
         if os.path.lexists(path):
             files.rename(path, folder.quarantine / (stem + suffix))
     return Index(folder.index, files), True
+
+
+def _end_rebuild(files: FileSystem, folder: StoreFolder) -> None:
+    """Every row is committed: from now on the index counts."""
+    files.remove(folder.rebuilding)
+    files.sync_folder(folder.root)
 
 
 def _prepare(files: FileSystem, folder: StoreFolder) -> bool:

@@ -52,14 +52,19 @@ class FileSystem:
     ) -> int:
         """A descriptor; never follows a link at the end of `path`.
 
-        FileNotFoundError and FileExistsError pass as they are.
+        FileExistsError passes as it is. So does FileNotFoundError, but not for a file to be made:
+        then its folder is gone.
         """
         try:
             self.reach("open", path)
             return os.open(
                 path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=folder
             )
-        except (FileNotFoundError, FileExistsError):
+        except FileExistsError:
+            raise
+        except FileNotFoundError as error:
+            if flags & os.O_CREAT:
+                raise failure(error, path) from error
             raise
         except OSError as error:
             raise failure(error, path) from error

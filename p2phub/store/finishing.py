@@ -141,7 +141,8 @@ class Finishing:
         assert place is not None
         files = self._holdings.files
         target = place.folder / place.path
-        writer = files.open(source, os.O_RDWR)
+        with failures(source):
+            writer = files.open(source, os.O_RDWR)
         try:
             files.sync(writer, source)
             stamp = FileStamp.of(os.fstat(writer))
@@ -173,7 +174,8 @@ class Finishing:
         files, row = self._holdings.files, object.row
         target = self._holdings.folder.whole(row.digest)
         files.make_folder(target.parent)
-        writer = files.open(source, os.O_RDWR)
+        with failures(source):
+            writer = files.open(source, os.O_RDWR)
         try:
             files.set_mode(writer, 0o444, source)
             files.sync(writer, source)

@@ -21,7 +21,7 @@ from p2phub.digest import DIGEST_BYTES, Digest, digest
 from p2phub.errors import StoreError
 from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.store.file_system import FileSystem
+from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.open_files import OpenFiles
 
 PACK_MAGIC = b"p2phub pack 1\n\0\0"
@@ -202,7 +202,8 @@ def scan(files: FileSystem, folder: StoreFolder, number: int) -> Iterator[tuple[
     record.
     """
     path = folder.pack(number)
-    file = files.open(path, os.O_RDONLY)
+    with failures(path):
+        file = files.open(path, os.O_RDONLY)
     try:
         header = bytearray(_HEADER.size)
         offset = len(PACK_MAGIC)

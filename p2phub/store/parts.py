@@ -125,7 +125,8 @@ class Parts:
         files = self._holdings.files
         source, target = self._holdings.path(object), self._holdings.folder.part(object.row.digest)
         self._create(target, object.row.size)
-        file = files.open(target, os.O_RDWR)
+        with failures(target):
+            file = files.open(target, os.O_RDWR)
         try:
             old = files.open(source, os.O_RDONLY)
             try:

@@ -287,7 +287,8 @@ class Placing:
         if recomputed:
             with self._holdings.index.transaction() as change:
                 change.add_small_files(recomputed)
-        root = self._files.open(tree.folder, os.O_RDONLY | os.O_DIRECTORY)
+        with failures(tree.folder):
+            root = self._files.open(tree.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if count > SYNC_EACH_MAX:
                 self._files.sync_file_system(root, tree.folder)

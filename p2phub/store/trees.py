@@ -17,12 +17,14 @@ from pathlib import Path
 from types import TracebackType
 
 from p2phub.digest import Sha256
-from p2phub.errors import DestinationExists, StoreError
+from p2phub.errors import DestinationExists, StoreError, StoreFailed
 from p2phub.paths import TREE_UNDER_WAY, tree_under_way
 from p2phub.store.base import FileStamp
 from p2phub.store.file_system import FileSystem, failure, failures
 
 READ_BYTES = 1 << 20
+# What opening or reading says of what is no plain file of ours to read: a link, a folder, a pipe.
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EINVAL, errno.EACCES, errno.ESPIPE)
 TREE_DEPTH_MAX = 3  # folders by publisher, name and version
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
@@ -93,8 +95,12 @@ class Tree:
         try:
             with self.parent_of(path, make=False) as (folder, name):
                 file = self._files.open(name, os.O_RDONLY, folder=folder)
-        except (FileNotFoundError, DestinationExists, StoreError):
+        except (FileNotFoundError, DestinationExists):
             return False
+        except StoreFailed as error:
+            if error.facts.get("errno") in _NO_FILE:
+                return False
+            raise
         try:
             if os.fstat(file).st_size != size:
                 return False
@@ -103,8 +109,10 @@ class Tree:
                 state.update(buffer[:got])
                 done += got
             return done == size and state.digest() == sha256
-        except StoreError:
-            return False  # a folder, for one
+        except StoreFailed as error:
+            if error.facts.get("errno") in _NO_FILE:
+                return False
+            raise
         finally:
             os.close(file)
 

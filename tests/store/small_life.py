@@ -90,6 +90,7 @@ class SmallLife:
 
     def _take(self, store: Store) -> None:
         path = self.root / "taken"
+        self.facts.pop("taken", None)  # the user replaces the file
         path.unlink(missing_ok=True)
         store.take([TAKEN.source(path)], TAKEN.documents)
         store.withdrawn()  # in a second life the file of the first one is gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from p2phub.digest import digest, sha256
+from p2phub.errors import StoreFailed
 from p2phub.paths import StoreFolder
 from p2phub.store.base import Place, Release
 from p2phub.store.disk import DiskStore
+from p2phub.store.file_system import AnyPath, FileSystem
 from tests.store.sample_files import (
     fetch,
     manifest_of,
@@ -129,3 +132,31 @@ def test_a_store_moved_to_another_folder_works(store: DiskStore, tmp_path: Path)
     store.finish(file.object)
     assert read_all(store, file) == file.data
     store.close()
+
+
+@pytest.mark.parametrize("end_at", [1, 3, 6, 9])
+def test_a_rebuild_that_was_cut_off_begins_anew(
+    store: DiskStore, tmp_path: Path, end_at: int
+) -> None:
+    class Refusing(FileSystem):
+        left = end_at
+
+        def reach(self, call: str, path: AnyPath) -> None:
+            self.left -= call == "commit"
+            if call == "commit" and not self.left:
+                raise OSError(errno.EIO, "refused")
+
+    file = sample(20_000)
+    fetch(store, file)
+    store.finish(file.object)
+    for number in range(8):
+        store.add_release(Release(digest(b"%d" % number), f"{number}"))
+    store.close()
+    os.unlink(tmp_path / "store" / "index.db")
+    with pytest.raises(StoreFailed):
+        DiskStore(tmp_path / "store", files=Refusing())
+    again = reopened(store, tmp_path)
+    assert len(again.releases()) == 8
+    assert read_all(again, file) == file.data
+    assert not StoreFolder(tmp_path / "store").rebuilding.exists()
+    again.close()
