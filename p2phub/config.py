@@ -242,6 +242,12 @@ class Settings:
         "What the store may take of the disk; the oldest unpinned releases go first.",
         "--store-max",
     )
+    scrub_rate: int = _setting(
+        10 << 20,
+        parse_size,
+        "bytes a second, such as 10M; 0: never",
+        "How fast what is held is read again, once a month, to find what the disk damaged.",
+    )
     lanes: int = _setting(
         32, _count(1, 256), "1 to 256", "Transfers that may run at once, each way."
     )

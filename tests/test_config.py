@@ -42,7 +42,7 @@ def test_every_setting_says_what_it_is_for() -> None:
     for name in setting_names():
         assert about(name).help.endswith(".") and about(name).form
     flags = [about(name).flag for name in setting_names() if about(name).flag]
-    assert len(flags) == len(set(flags)) == 5
+    assert len(flags) == len(set(flags)) == 6
 
 
 @pytest.mark.parametrize("name", setting_names())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from p2phub.cli.options import Invocation, common, invocation
+from p2phub.cli.progress import ProgressLine
 from p2phub.cli.render import note, out, out_json, plural
 from p2phub.control.protocol import Json
 from p2phub.display import size_text, visible
+from p2phub.errors import CorruptChunk
 
 
 @click.command()
@@ -75,6 +77,29 @@ def gc(run: Invocation, dry_run: bool) -> None:
         out_json(freed)
         return
     tell(freed)
+
+
+@click.command()
+@common
+@invocation
+def scrub(run: Invocation) -> None:
+    """Read everything that is held again, the longest unread first, and set aside what is damaged.
+
+    The daemon does so by itself, slowly (see scrub_rate in `p2phub config`). Stopped, it goes on
+    where it was.
+    """
+    with run.connect() as daemon, ProgressLine(run.json) as progress:
+        found = daemon.call("scrub", on_progress=progress.update)
+    if run.json:
+        out_json(found)
+    if found["damaged_count"]:
+        raise CorruptChunk(
+            f"{plural(found['damaged_count'], 'chunk')} on this disk were damaged: they were set"
+            " aside and are shared no more. Fetch those releases again, and check the disk",
+            **found,
+        )
+    if not run.json:
+        out(f"{size_text(found['read_bytes'])} read, all of it right")
 
 
 def tell(freed: Json) -> None:

@@ -240,6 +240,11 @@ async def collect(node: NodeApi, facts: DaemonFacts, params: Params, reply: Repl
     return await node.upkeep.collect(dry_run)
 
 
+async def scrub(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    params.done()
+    return await node.upkeep.scrub(_sink(reply))
+
+
 async def export(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     folder = params.path("folder")
     request = ExportRequest(
@@ -328,8 +333,9 @@ METHODS: Final[dict[str, Method]] = {
     method.__name__: method
     for method in (
         about, identity, status, publish_prepare, publish_commit, fetch, show, versions, read,
-        releases, verify, remove, pin, collect, export, take_in, peers, connect, bootstrap_list,
-        bootstrap_add, bootstrap_remove, trust_add, trust_list, trust_remove, trust_reset,
+        releases, verify, remove, pin, collect, scrub, export, take_in, peers, connect,
+        bootstrap_list, bootstrap_add, bootstrap_remove, trust_add, trust_list, trust_remove,
+        trust_reset,
     )
 }  # fmt: skip
 

@@ -167,6 +167,7 @@ class Node:
             self._resolver,
             self._announcing,
             settings.store_max,
+            settings.scrub_rate,
         )
         self._fetching = Fetching(
             upkeep=self.upkeep,
@@ -213,6 +214,7 @@ class Node:
             nursery.start_soon(self._neighbours.run)
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._watch_files)
+            nursery.start_soon(self.upkeep.scrub_slowly)
             if self._settings.mdns:
                 nursery.start_soon(find_local_peers, self._network, self._neighbours.hear_of)
             task_status.started()

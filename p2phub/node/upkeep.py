@@ -17,10 +17,11 @@ from p2phub.digest import Digest
 from p2phub.display import size_text
 from p2phub.errors import NotHeld, P2phubError, StoreFull, UsageError
 from p2phub.node.announcing import Announcing
+from p2phub.node.api import Progress, ProgressSink
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
 from p2phub.node.trees import held_tree
-from p2phub.node.upkeep_api import Freed, Pinned, Removed
+from p2phub.node.upkeep_api import Freed, Pinned, Removed, ScrubReport
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import (
@@ -29,9 +30,11 @@ from p2phub.proto.names import (
     Reference,
     ReleaseReference,
 )
-from p2phub.store.base import PART_IDLE_S, Collected, Release, Store
+from p2phub.store.base import PART_IDLE_S, Collected, Release, Scrubbed, Store
 from p2phub.store.trees import discard_tree, remove_stale_trees
 
+SCRUB_PERIOD_S = 30 * 24 * 3600.0  # disks rot slower, and a terabyte at 10 MB/s takes a day
+SCRUB_PAUSE_S = 600.0  # between two looks whether something is due
 FETCH_LEASE = "fetch"  # who holds the lease of a fetch that is under way or was interrupted
 
 
@@ -46,7 +49,10 @@ class Upkeep:
         resolver: Resolver,
         announcing: Announcing,
         store_max_bytes: int,
+        scrub_rate_bytes_per_s: int,
     ) -> None:
+        self._scrub_rate_bytes_per_s = scrub_rate_bytes_per_s  # 0: not by itself
+        self._scrubbing = trio.Lock()
         self._store_max_bytes = store_max_bytes  # 0: no limit
         self._evicting = trio.Lock()
         self._home = home
@@ -84,6 +90,39 @@ class Upkeep:
     async def collect(self, dry_run: bool) -> Freed:
         """As UpkeepApi.collect."""
         return await self._collect(dry_run=dry_run, part_idle_s=PART_IDLE_S)
+
+    async def scrub(self, progress: ProgressSink) -> ScrubReport:
+        """As UpkeepApi.scrub."""
+        started_s, since_s = trio.current_time(), time.time()
+        usage = await trio.to_thread.run_sync(self._store.usage)
+        total_bytes = usage.data_bytes + usage.pack_bytes + usage.adopted_bytes
+        read_bytes = damaged_count = 0
+        while True:
+            step = await self._scrub_step(since_s)
+            read_bytes += step.read_bytes
+            damaged_count += step.damaged_count
+            progress(Progress("verify", min(read_bytes, total_bytes), total_bytes))
+            if step.is_over:
+                break
+        seconds = trio.current_time() - started_s
+        return ScrubReport(read_bytes=read_bytes, damaged_count=damaged_count, seconds=seconds)
+
+    async def scrub_slowly(self) -> None:
+        """Read everything again every SCRUB_PERIOD_S, at the rate that the settings allow, until
+        cancelled.
+        """
+        if self._scrub_rate_bytes_per_s:
+            await trio.sleep(SCRUB_PAUSE_S)  # a start has better things to do
+        while self._scrub_rate_bytes_per_s:
+            step = await self._scrub_step(time.time() - SCRUB_PERIOD_S)
+            pause_s = SCRUB_PAUSE_S if step.is_over else 0.0
+            await trio.sleep(pause_s + step.read_bytes / self._scrub_rate_bytes_per_s)
+
+    async def _scrub_step(self, since_s: float) -> Scrubbed:
+        async with self._scrubbing:
+            return await trio.to_thread.run_sync(
+                lambda: self._store.scrub(since_s, time.time())
+            )
 
     async def make_room(self, manifest: Digest, wanted_bytes: int) -> tuple[str, ...]:
         """Let the oldest unpinned fetched releases go until the store may take `wanted_bytes` more

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from p2phub.proto.names import Reference
+
+if TYPE_CHECKING:
+    from p2phub.node.api import ProgressSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,15 @@ class Pinned:
     pinned: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubReport:
+    """The whole disk, read again."""
+
+    read_bytes: int  # and right
+    damaged_count: int  # chunks that were cleared and set aside
+    seconds: float
+
+
 class UpkeepApi(Protocol):
     """Room on the disk and the state of what lies there."""
 
@@ -61,4 +73,8 @@ class UpkeepApi(Protocol):
     async def collect(self, dry_run: bool) -> Freed:
         """Free what no release names and nobody uses. Raises CorruptChunk where a kept file list
         can't be read: then nothing was taken."""
+        ...
+
+    async def scrub(self, progress: ProgressSink) -> ScrubReport:
+        """Read all that is held again. Cancelled: the next one goes on where it stopped."""
         ...

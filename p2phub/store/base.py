@@ -175,6 +175,15 @@ class Collected:
     freed_bytes: int  # on the disk
 
 
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """What one step of reading again found."""
+
+    read_bytes: int  # right
+    damaged_count: int  # chunks that were not as they were written
+    is_over: bool  # nothing is left to read
+
+
 class SpanReader(Protocol):
     """The chunks of one span, read in any order, verified each time. For one thread at a time."""
 
@@ -424,6 +433,13 @@ class Store(Protocol):
         that was opened or written to in the last `part_idle_s` seconds stays. is_dry_run: only
         say what would go. Raises CorruptChunk, and takes nothing, where the file list of a release
         can't be read.
+        """
+
+    def scrub(self, since_s: float, now_s: float) -> Scrubbed:
+        """Read one segment or pack again, of what was read longest ago, and not since `since_s`.
+
+        since_s, now_s: seconds since 1970. Goes on where it stopped, also after a restart. What is
+        wrong is cleared, set aside and told by `withdrawn`. For one thread at a time.
         """
 
     # ---- itself ----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from p2phub.store.base import (
     Place,
     Placement,
     Release,
+    Scrubbed,
     SourceFile,
     StoreUsage,
     Withdrawn,
@@ -49,6 +50,7 @@ from p2phub.store.parts import Parts
 from p2phub.store.placing import Placing
 from p2phub.store.rebuild import Rebuild, index_packs
 from p2phub.store.reuse import Reuse
+from p2phub.store.scrubbing import Scrubbing
 from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
 from p2phub.store.taking import Taking
 
@@ -76,6 +78,7 @@ class DiskStore:
         self._taking = Taking(self._holdings, self._journal)
         self._placing = Placing(self._holdings)
         self._collecting = Collecting(self._holdings, self._journal, self._parts)
+        self._scrubbing = Scrubbing(self._holdings)
         self._packs = packs
         if is_empty and not is_new:
             Rebuild(self._holdings, self._journal).run()
@@ -296,6 +299,9 @@ class DiskStore:
         self, now_s: float, *, is_dry_run: bool = False, part_idle_s: float = PART_IDLE_S
     ) -> Collected:
         return self._collecting.collect(now_s, part_idle_s, is_dry_run=is_dry_run)
+
+    def scrub(self, since_s: float, now_s: float) -> Scrubbed:
+        return self._scrubbing.scrub(since_s, now_s)
 
     # ---- itself
 

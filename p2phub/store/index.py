@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from p2phub.store.base import FileStamp, ObjectState, Release
 from p2phub.store.file_system import FileSystem, failure
 from p2phub.store.packs import Location
 from p2phub.store.schema import ADDITIONS, SCHEMA
+from p2phub.store.transaction import STAMP, Transaction
+from p2phub.store.transaction import sample_key as sample_key
 
 INDEX_VERSION = 1
 BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, never for another program
@@ -32,7 +33,6 @@ VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
 SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
 SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
 CANDIDATES_MAX = 16  # places of one chunk that are tried: zeros are in every file
-_STAMP = struct.Struct(">QQQqq")
 
 _OBJECT = "id, digest, size, sha256, chunk_count, state, kind, path, target, stamp"
 
@@ -68,141 +68,6 @@ class SegmentRow:
 def is_sampled(name: Digest, length: int) -> bool:
     """Whether a chunk stands in the sparse chunk index."""
     return length >= SAMPLE_BYTES or name[-1] & SAMPLE_MASK == 0
-
-
-def sample_key(name: Digest) -> int:
-    return int.from_bytes(name[:8], "big", signed=True)
-
-
-class Transaction:
-    """Changes that happen together or not at all."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def add_chunks(self, chunks: Iterable[tuple[Digest, Location]], ends: dict[int, int]) -> None:
-        run = self._connection.executemany
-        run(
-            "INSERT INTO pack VALUES(?, ?)"
-            " ON CONFLICT(number) DO UPDATE SET size = max(size, excluded.size)",
-            ends.items(),
-        )
-        run("INSERT OR IGNORE INTO chunk VALUES(?, ?, ?, ?)", ((name, *at) for name, at in chunks))
-
-    def drop_chunks(self, names: Iterable[Digest]) -> None:
-        rows = [(name,) for name in names]
-        self._connection.executemany("DELETE FROM chunk WHERE digest = ?", rows)
-        self._connection.executemany("DELETE FROM small_file WHERE digest = ?", rows)
-
-    def move_chunks(self, moves: Iterable[tuple[Digest, Location, Location]]) -> None:
-        """(name, from, to) of chunks that now lie in another pack as well."""
-        self._connection.executemany(
-            "UPDATE chunk SET pack = ?, offset = ? WHERE digest = ? AND pack = ? AND offset = ?",
-            ((to.pack, to.offset, name, old.pack, old.offset) for name, old, to in moves),
-        )
-
-    def drop_pack(self, number: int) -> None:
-        self._connection.execute("DELETE FROM pack WHERE number = ?", (number,))
-
-    def doom(self, paths: Iterable[Path]) -> None:
-        """Files that no row names any more: they are unlinked next, by the next start if need
-        be.
-        """
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO doomed VALUES(?)", ((os.fsencode(path),) for path in paths)
-        )
-
-    def undoom(self, paths: Iterable[Path]) -> None:
-        self._connection.executemany(
-            "DELETE FROM doomed WHERE path = ?", ((os.fsencode(path),) for path in paths)
-        )
-
-    def add_object(self, row: ObjectRow, segments: Sequence[SegmentRow]) -> int:
-        """The row's id; any older row of that digest goes, with its bits and samples."""
-        self._connection.execute("DELETE FROM object WHERE digest = ?", (row.digest,))
-        cursor = self._connection.execute(
-            "INSERT INTO object("
-            "digest, size, sha256, chunk_count, state, kind, path, target, stamp)"
-            " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (row.digest, row.size, row.sha256, row.chunk_count, row.state, row.kind, *_places(row)),
-        )
-        id = cursor.lastrowid
-        assert id is not None
-        self._connection.executemany(
-            "INSERT INTO segment VALUES(?, ?, ?, ?, ?, ?, ?)",
-            (
-                (id, s.number, s.digest, s.first_chunk, s.offset, s.chunk_count, s.data_size)
-                for s in segments
-            ),
-        )
-        return id
-
-    def change_object(self, row: ObjectRow) -> None:
-        self._connection.execute(
-            "UPDATE object SET state = ?, kind = ?, path = ?, target = ?, stamp = ? WHERE id = ?",
-            (row.state, row.kind, *_places(row), row.id),
-        )
-
-    def drop_object(self, id: int) -> None:
-        self._connection.execute("DELETE FROM object WHERE id = ?", (id,))
-
-    def put_bits(self, object: int, rows: Iterable[tuple[int, bytes | bytearray]]) -> None:
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO bits VALUES(?, ?, ?)",
-            ((object, number, bytes(bits)) for number, bits in rows),
-        )
-
-    def drop_bits(self, object: int) -> None:
-        self._connection.execute("DELETE FROM bits WHERE object = ?", (object,))
-
-    def add_samples(self, object: int, chunks: Iterable[tuple[Digest, int]]) -> None:
-        """chunks: (digest, number within the object)."""
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO sample VALUES(?, ?, ?)",
-            ((sample_key(name), object, number) for name, number in chunks),
-        )
-
-    def drop_samples(self, object: int) -> None:
-        self._connection.execute("DELETE FROM sample WHERE object = ?", (object,))
-
-    def add_small_files(self, files: Iterable[tuple[bytes, Digest]]) -> None:
-        """(SHA-256, recomputed here, and name) of chunks in packs that are whole files."""
-        self._connection.executemany("INSERT OR IGNORE INTO small_file VALUES(?, ?)", files)
-
-    def put_release(self, release: Release) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO release VALUES(?, ?, ?, ?, ?, ?, ?)",
-            (
-                release.manifest,
-                release.name,
-                release.origin,
-                _from_path(release.path),
-                release.method,
-                release.added_s,
-                release.is_pinned,
-            ),
-        )
-
-    def drop_release(self, manifest: Digest, name: str | None) -> int:
-        where, values = ("manifest = ?", (manifest,)) if name is None else (
-            "manifest = ? AND name = ?", (manifest, name))  # fmt: skip
-        statement = f"DELETE FROM release WHERE {where}"  # noqa: S608
-        return self._connection.execute(statement, values).rowcount
-
-    def pin(self, manifest: Digest, pinned: bool) -> int:
-        statement = "UPDATE release SET is_pinned = ? WHERE manifest = ?"
-        return self._connection.execute(statement, (pinned, manifest)).rowcount
-
-    def put_lease(self, manifest: Digest, owner: str, until_s: float) -> None:
-        run = self._connection.execute
-        if until_s:
-            run("INSERT OR REPLACE INTO lease VALUES(?, ?, ?)", (manifest, owner, until_s))
-        else:
-            run("DELETE FROM lease WHERE manifest = ? AND owner = ?", (manifest, owner))
-
-    def drop_leases(self, now_s: float) -> None:
-        """Those that have run out."""
-        self._connection.execute("DELETE FROM lease WHERE until_s <= ?", (now_s,))
 
 
 class Index:
@@ -279,6 +144,27 @@ class Index:
         """All chunks of one pack, in the order in which they lie."""
         statement = "SELECT digest, pack, offset, length FROM chunk WHERE pack = ? ORDER BY offset"
         return [(name, Location(*at)) for name, *at in self._rows(statement, (pack,))]
+
+    def oldest_object(self, since_s: float) -> tuple[int, float, int] | None:
+        """(id, when it was last read again, next segment) of the object to scrub now: one that was
+        begun, else the longest unread; None if all were read since.
+        """
+        rows = self._rows(
+            "SELECT id, coalesce(verified_s, 0), coalesce(next_segment, 0) AS next FROM object"
+            " LEFT JOIN verified ON object = id WHERE state != 'changed'"
+            " AND (coalesce(verified_s, 0) < ? OR next) ORDER BY next = 0, 2, id LIMIT 1",
+            (since_s,),
+        )
+        return rows[0] if rows else None
+
+    def oldest_pack(self, since_s: float) -> tuple[int, float] | None:
+        """(number, when it was last read again) of the pack to scrub now."""
+        rows = self._rows(
+            "SELECT pack.number, coalesce(verified_s, 0) FROM pack LEFT JOIN verified_pack"
+            " USING(number) WHERE size > 0 AND coalesce(verified_s, 0) < ? ORDER BY 2, 1 LIMIT 1",
+            (since_s,),
+        )
+        return rows[0] if rows else None
 
     def doomed(self) -> list[Path]:
         return [Path(os.fsdecode(path)) for (path,) in self._rows("SELECT path FROM doomed")]
@@ -482,18 +368,8 @@ def _object_row(row: Sequence[Any]) -> ObjectRow:
     return ObjectRow(
         id, digest, size, sha256, chunk_count, ObjectState(state), kind,
         _to_path(path), _to_path(target),
-        FileStamp(*_STAMP.unpack(stamp)) if stamp else None,
+        FileStamp(*STAMP.unpack(stamp)) if stamp else None,
     )  # fmt: skip
-
-
-def _places(row: ObjectRow) -> tuple[bytes | None, bytes | None, bytes | None]:
-    s = row.stamp
-    stamp = _STAMP.pack(s.device, s.inode, s.size, s.modified_ns, s.changed_ns) if s else None
-    return _from_path(row.path), _from_path(row.target), stamp
-
-
-def _from_path(path: Path | None) -> bytes | None:
-    return None if path is None else os.fsencode(path)
 
 
 def _to_path(data: bytes | None) -> Path | None:

@@ -42,6 +42,7 @@ from p2phub.store.base import (
     Place,
     Placement,
     Release,
+    Scrubbed,
     SourceFile,
     StoreUsage,
     Withdrawn,
@@ -354,6 +355,9 @@ class MemoryStore:
                 self._drop(dead, singles)
         objects = [CollectedObject(o.row.digest, o.row.sha256, o.row.size) for o in dead]
         return Collected(tuple(objects), 0, len(singles), size)
+
+    def scrub(self, since_s: float, now_s: float) -> Scrubbed:
+        return Scrubbed(0, 0, True)  # memory does not rot
 
     # ---- itself
 

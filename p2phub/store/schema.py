@@ -48,5 +48,12 @@ CREATE TABLE lease(
 # Made where it is lacking: what an older p2phub of the same format does without.
 ADDITIONS = """
 CREATE TABLE IF NOT EXISTS doomed(path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS verified(
+    object INTEGER PRIMARY KEY REFERENCES object ON DELETE CASCADE, next_segment INTEGER NOT NULL,
+    verified_s REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS verified_pack(
+    number INTEGER PRIMARY KEY REFERENCES pack ON DELETE CASCADE, verified_s REAL NOT NULL
+);
 CREATE INDEX IF NOT EXISTS sample_object ON sample(object);
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2phub.errors import NotHeld
+from p2phub.errors import CorruptChunk, NotHeld
 from tests.cli.running import Terminal
 from tests.control.serving import controlled
 from tests.node.real_nodes import node, publish_signed, write_model
@@ -32,3 +32,18 @@ async def test_a_release_is_unpinned_and_removed(tmp_path: Path, capsys: Capture
         gone = await p2phub("rm", "lab/tiny", "--json")
         assert (gone.code, gone.error["kind"]) == (NotHeld.exit_code, "NotHeld")
         assert (await p2phub("gc")).err.startswith("0 B freed: 0 files")
+
+
+async def test_a_scrub_finds_what_the_disk_damaged(tmp_path: Path, capsys: Capture) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, controlled(a, tmp_path) as home:
+        await publish_signed(a, model, tmp_path / "a")
+        p2phub = Terminal(home, capsys)
+        right = await p2phub("scrub")
+        assert (right.code, right.out.endswith("all of it right\n")) == (0, True), right.err
+        pack = next((tmp_path / "a" / "store" / "packs").iterdir())
+        with open(pack, "r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\xff")
+        wrong = await p2phub("scrub", "--json")
+        assert (wrong.code, wrong.error["kind"]) == (CorruptChunk.exit_code, "CorruptChunk")
