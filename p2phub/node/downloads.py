@@ -36,6 +36,7 @@ from p2phub.node.peer_session import PeerSession, Share
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.watching import Watches, entries_of
+from p2phub.proto.limits import PEERS_PER_EXCHANGE_MAX
 from p2phub.store.base import Store
 
 SESSIONS_MAX = 50  # of one download: more peers than that add nothing but bookkeeping
@@ -85,6 +86,7 @@ class Transfer:
         self.request_ids = count()  # of machines after the first, whose own ids are lower
         self.is_kept = is_kept
         self._sessions: dict[PeerId, PeerSession] = {}
+        self._seeds: dict[PeerId, PeerSession] = {}  # those that made offers
         self._changed = trio.Event()
         self._arrived = trio.Event()
         self._failure: P2phubError | None = None
@@ -178,6 +180,7 @@ class Transfer:
                 pass  # it is away, or cannot be reached: nobody's fault
             finally:
                 del self._sessions[peer]
+                self._seeds.pop(peer, None)
                 self.machine.on_peer_gone(peer, trio.current_time())
                 self.wake()
             if session.is_ended:
@@ -229,6 +232,19 @@ class Transfer:
         self._arrived.set()
         self._arrived = trio.Event()
         self.watches.on_held(entries_of(span.runs, first, stop))
+
+    def on_seed(self, peer: PeerId) -> None:
+        """A peer makes offers, as seeds do: tell it and the other seeds of each other, so that they
+        can share the spans.
+        """
+        session = self._sessions.get(peer)
+        if session is None or self._seeds.get(peer) is session:
+            return
+        self._seeds.pop(peer, None)
+        for other in self._seeds.values():
+            other.tell_peers([peer])
+        session.tell_peers(list(self._seeds)[:PEERS_PER_EXCHANGE_MAX])
+        self._seeds[peer] = session
 
     def peer_addresses(self, peer: PeerId) -> str:
         return next((s.address or "" for s in self.network.peers() if s.peer == peer), "")

@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 LANE_RETRY_S = 5.0  # after a peer had no lane to give
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
+WIDEN_AFTER_BYTES = 8 << 20  # received over a lane before its rate is judged
+WIDEN_RATE_BYTES_PER_S = 50_000_000  # a slower lane waits for its wire, not for its thread
 OUTBOX_MAX = 4096  # actions waiting for one peer: more only where it flips slots and reads nothing
 HAVES_MAX = 16  # pages whose bits are remembered for the next machine: a frame each at most
 QUESTIONS_MAX = 64  # of a seed, waiting for their answers: it asks of a whole release at once
@@ -97,6 +99,9 @@ class PeerSession:
         self._spans: dict[int, Span] = {}  # requested, by request id
         self._channel: ReceivingChannel | None = None
         self._channel_closed = trio.Event()
+        self._channel_since_s = 0.0  # when it opened, and what came over it since
+        self._channel_bytes = 0
+        self._is_fast = trio.Event()  # one thread may be too few for it
         self._is_lane_wanted = False  # asked for, and neither given nor refused yet
         self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
         self._is_unchoked = False
@@ -179,6 +184,16 @@ class PeerSession:
             if messages:
                 await session.send(*messages)
 
+    def tell_peers(self, peers: Sequence[PeerId]) -> None:
+        """Name other members of the swarm to this one, as far as they can be dialled."""
+        known = map(self._transfer.network.known_address, peers)
+        rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)
+        if rows:
+            try:
+                self._told_send.send_nowait(Peers(self._transfer.swarm, rows))
+            except trio.WouldBlock:
+                pass  # it reads slowly, and it is a hint only
+
     async def _answer(self) -> None:
         """Look up what a seed asked about."""
         async for question in self._asked:
@@ -260,6 +275,7 @@ class PeerSession:
                     self._machine.on_reject(self._peer, request_id, code, now)
             case Offer(run):
                 self._machine.on_offer(self._peer, run, now)
+                self._transfer.on_seed(self._peer)
             case Ask():
                 try:
                     self._asked_send.send_nowait(message)
@@ -319,22 +335,37 @@ class PeerSession:
     async def _use_channel(self, ticket: LaneTicket, session: Session) -> None:
         """Open a channel by the peer's listener, else by ours, else over a stream; until it closes.
 
-        A second strand is asked for where much is left to fetch.
+        A second strand is asked for where it is fast and much is left to fetch.
         """
         channels = self._transfer.channels
         channel = await channels.open_receiving(ticket, session, self._on_event)
         closed = self._channel_closed = trio.Event()
         self._channel = channel
+        self._channel_since_s, self._channel_bytes = trio.current_time(), 0
+        fast = self._is_fast = trio.Event()
         if self._is_unchoked:
             self._machine.on_unchoke(self._peer, trio.current_time())
             self._transfer.wake()
-        facts = self._transfer.statistics()
+        async with open_tasks() as nursery:
+            nursery.start_soon(self._widen, fast, channel, session)
+            await closed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _widen(self, fast: trio.Event, channel: ReceivingChannel, session: Session) -> None:
+        await fast.wait()
+        channels, facts = self._transfer.channels, self._transfer.statistics()
         is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
         if is_long and channels.can_widen(channel):
             more = await self._want_lane(session)
             if isinstance(more, LaneTicket):
                 await channels.widen_receiving(more, session, channel)
-        await closed.wait()
+
+    def _judge_pace(self, size_bytes: int, now: float) -> None:
+        self._channel_bytes += size_bytes
+        if self._channel_bytes >= WIDEN_AFTER_BYTES and not self._is_fast.is_set():
+            elapsed_s = now - self._channel_since_s
+            if self._channel_bytes >= WIDEN_RATE_BYTES_PER_S * elapsed_s:
+                self._is_fast.set()
 
     def _on_event(self, event: ChannelEvent) -> None:
         if self._nursery is None:
@@ -344,6 +375,7 @@ class PeerSession:
         match event:
             case ReceivedChunks(_, request_id, first, stop, size_bytes):
                 self._share.received_bytes += size_bytes
+                self._judge_pace(size_bytes, now)
                 span = self._spans.get(request_id)
                 if span is not None:
                     self._machine.on_progress(self._peer, request_id, stop, now)

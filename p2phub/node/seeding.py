@@ -9,7 +9,7 @@ to offer, or when fewer than two peers are left.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -71,6 +71,12 @@ class Seeding:
         swarm.sessions[key] = None
         self._greet(swarm, key)
         self._changed.set()
+
+    def on_seeds(self, key: str, manifest: Digest, peers: Sequence[str]) -> None:
+        """A session named other seeds of a swarm that it joined."""
+        swarm = self._swarms.get(manifest)
+        if swarm is not None and key in swarm.sessions and swarm.machine is not None:
+            swarm.machine.on_seeds(key, peers)
 
     def on_gone(self, key: str) -> None:
         self._slots.discard(key)

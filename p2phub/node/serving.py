@@ -285,6 +285,8 @@ class _ServedSession:
                 self._serving._seeding.on_have(self._key, page, bits)
             case HaveDelta(page, indexes):
                 self._serving._seeding.on_have_delta(self._key, page, indexes)
+            case Peers(manifest, peers):
+                self._serving._seeding.on_seeds(self._key, manifest, [peer for peer, _ in peers])
             case Bye():
                 self._scope.cancel()
             case _:

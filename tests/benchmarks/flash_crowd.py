@@ -33,7 +33,7 @@ from tests.benchmarks.namespaces import MBIT, Host, hosts, why_not
 PEERS = 8
 UP_MBIT, DOWN_MBIT = 100, 400
 TENSOR_BYTES = 4 * MIB
-FREE_RIDER = (sys.executable, "-P", "-m", "tests.benchmarks.free_rider")
+FREE_RIDER = (sys.executable, "-m", "tests.benchmarks.free_rider")
 
 
 def bound_s(size_bytes: int, seeds: int, givers: int) -> float:

@@ -18,6 +18,7 @@ Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 
 from p2phub.core.swarm import bitsets
@@ -44,7 +45,7 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 
 class _Peer:
     __slots__ = (
-        "carried", "copies_left", "has_slot", "holdings", "is_late", "is_seed", "offered",
+        "carried", "copies_left", "has_slot", "holdings", "is_late", "is_seed", "named", "offered",
         "relayed_at", "sent", "told", "unrelayed",
     )  # fmt: skip
 
@@ -55,6 +56,7 @@ class _Peer:
         self.is_late = False  # it let a deadline pass: one span at a time until it announces one
         self.offered: dict[int, float] = {}  # span -> since when; until it is announced or late
         self.told: set[int] = set()  # pages it answered about
+        self.named: set[Peer] = set()  # other seeds, as it says
         self.sent = RateMeter(now, SENT_WINDOW_S)
         self.carried: dict[int, int] = {}  # span it was first to hold -> peers that lack it still
         self.copies_left = 0  # the sum of these
@@ -110,9 +112,20 @@ class Offers:
             self._pending.pop(span, None)
         for span in gone.carried:
             del self._carriers[span]
-        if gone.is_seed:
+        if gone.is_seed or gone.named:
             self._mine = self._others = 0
         self._count_copies()
+
+    def on_seeds(self, peer: Peer, seeds: Sequence[Peer]) -> None:
+        """A peer says who else makes it offers.
+
+        That may be a lie, which costs little: only the order in which spans are offered depends on
+        it.
+        """
+        state = self._peers.get(peer)
+        if state is not None:
+            state.named.update(seeds[: SEEDS_MAX - len(state.named)])
+            self._mine = self._others = 0
 
     def on_slot(self, peer: Peer, has_slot: bool) -> None:
         """A peer got an upload slot of ours, or lost it; without one it could not take what it is
@@ -315,20 +328,27 @@ class Offers:
             unknown = left & ~self._mine & ~self._others
             if not unknown:
                 return left.bit_length() - 1
+            seeds = self._seeds()
             for span in _first(unknown, 64):
-                if self._is_mine(span):
+                if self._is_mine(span, seeds):
                     self._mine |= 1 << span
                 else:
                     self._others |= 1 << span
 
-    def _is_mine(self, span: int) -> bool:
+    def _seeds(self) -> frozenset[Peer]:
+        """The other seeds: those that showed it, and those that most peers agree on."""
+        counts = Counter(seed for state in self._peers.values() for seed in state.named)
+        counts.pop(self._me, None)
+        found = [seed for seed, _ in counts.most_common(SEEDS_MAX)]
+        found += [peer for peer, state in self._peers.items() if state.is_seed]
+        return frozenset(found)
+
+    def _is_mine(self, span: int, seeds: frozenset[Peer]) -> bool:
         """Whether rendezvous hashing gives a span to this seed."""
         run: Run = self._planner.span(span).runs[0]
         place = run.page + run.start.to_bytes(4, "big")
         own = _weight(self._me, place)
-        return all(
-            _weight(peer, place) < own for peer, state in self._peers.items() if state.is_seed
-        )
+        return all(_weight(seed, place) < own for seed in seeds)
 
 
 def _mean(mean_s: float | None, latest_s: float) -> float:

@@ -68,6 +68,55 @@ def test_seeds_share_the_spans_without_a_word() -> None:
     assert first and second and not first & second
 
 
+def test_seeds_share_the_spans_by_what_their_peers_say() -> None:
+    one, two = seed("a"), seed("b")
+    one.on_seeds("p0", ["b", "a"])
+    two.on_seeds("p2", ["a"])
+    first = {action.run.start for action in one.next_actions(0.0)}
+    second = {action.run.start for action in two.next_actions(0.0)}
+    assert first and second and not first & second
+
+
+def test_seeds_that_are_invented_hold_up_nothing() -> None:
+    offers = seed()
+    offers.on_seeds("p0", [f"invented {number}" for number in range(1000)])
+    now, held = 0.0, set[int]()
+    while not offers.is_over:
+        now += 0.1
+        for action in offers.next_actions(now):
+            held.add(action.run.start)
+            offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
+        assert now < 100.0
+    assert held == set(range(COUNT))
+
+
+def test_who_passes_nothing_on_is_offered_no_more() -> None:
+    offers = seed()
+    now, given = 0.0, dict.fromkeys(("p0", "p1", "p2"), 0)
+    while now < 30.0:
+        now += 0.5
+        for action in offers.next_actions(now):
+            given[action.peer] += 1
+            offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
+            if action.peer != "p0":
+                for other in {"p0", "p1", "p2"} - {action.peer}:
+                    offers.on_have_delta(other, PAGE, [action.run.start], now + 0.2)
+    assert given["p0"] < min(given["p1"], given["p2"]) / 2
+    assert offers.is_over
+
+
+def test_the_next_span_goes_to_who_has_least_left_to_pass_on() -> None:
+    offers = seed(takers=2)
+    for action in offers.next_actions(0.0):
+        offers.on_have_delta(action.peer, PAGE, [action.run.start], 0.1)
+    slow = offers.next_actions(0.1)
+    for action in slow:
+        if action.peer == "p0":
+            offers.on_have_delta("p0", PAGE, [action.run.start], 0.2)
+            offers.on_have_delta("p1", PAGE, [action.run.start], 0.3)
+    assert {action.peer for action in offers.next_actions(0.3)} == {"p0"}
+
+
 def test_offering_is_over_when_every_span_has_a_holder_who_is_no_seed() -> None:
     offers = seed(others=("other seed",))
     assert not offers.is_over
