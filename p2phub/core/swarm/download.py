@@ -39,6 +39,7 @@ from p2phub.core.swarm.pipeline import (
     SNUBS_MAX,
     PeerState,
     RequestState,
+    held_freely,
     in_order,
 )
 from p2phub.core.swarm.spans import SpanPlanner
@@ -387,7 +388,8 @@ class Download:
     def _pick(self, state: PeerState) -> int | None:
         # A seed that makes offers makes enough of them for its wire: what else we took from it, it
         # would send twice.
-        is_offering = state.is_offering and not self._is_spread()
+        unspread = self._picker.open & ~held_freely(self._peers.values())
+        is_offering = state.is_offering and bool(unspread)
         while True:
             span = self._picker.pick(
                 state.holdings,
@@ -402,14 +404,6 @@ class Download:
                 return None
             self._availability.judge_spans(changed)
             self._wake_all()
-
-    def _is_spread(self) -> bool:
-        """Whether all that is open is held by some peer that offers nothing: offers are over."""
-        spread = 0
-        for state in self._peers.values():
-            if not state.offered:
-                spread |= state.holdings.whole
-        return not self._picker.open & ~spread
 
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""

@@ -224,3 +224,12 @@ class PeerState:
 def in_order(peers: Iterable[PeerState], now: float) -> list[PeerState]:
     """Who is served first: local peers, then fast ones, then who joined first."""
     return sorted(peers, key=lambda state: (not state.is_local, -state.rate(now), state.order))
+
+
+def held_freely(states: Iterable[PeerState]) -> int:
+    """The spans that somebody who offers nothing holds whole: of these, seeds need send no more."""
+    held = 0
+    for state in states:
+        if not state.offered:
+            held |= state.holdings.whole
+    return held
