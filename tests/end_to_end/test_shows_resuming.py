@@ -29,8 +29,8 @@ class Kill:
     refetched_bytes: int
 
 
-def test_ten_killed_fetches_resume() -> None:
-    fetch_killed(10, 18 * MIB)
+def test_five_killed_fetches_resume() -> None:
+    fetch_killed(5, 18 * MIB)
 
 
 @pytest.mark.long

@@ -388,8 +388,8 @@ class Download:
     def _pick(self, state: PeerState) -> int | None:
         # A seed that makes offers makes enough of them for its wire: what else we took from it, it
         # would send twice.
-        unspread = self._picker.open & ~held_freely(self._peers.values())
-        is_offering = state.is_offering and bool(unspread)
+        open_only_here = self._picker.open & ~held_freely(self._peers.values())
+        is_offering = state.is_offering and bool(open_only_here)
         while True:
             span = self._picker.pick(
                 state.holdings,
@@ -475,8 +475,6 @@ class Download:
         state.promises_broken_count += 1
         if state.promises_broken_count >= PROMISES_BROKEN_MAX and state.peer in self._peers:
             self._drop(state.peer, DropReason.BROKEN_PROMISES, state.waiting_since)
-
-    # ---- small things --------------------------------------------------------------------------
 
     def _find(self, peer: Peer, request_id: int) -> RequestState | None:
         """A request in flight; None: it was closed, and the event is late."""
