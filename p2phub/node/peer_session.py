@@ -101,7 +101,7 @@ class PeerSession:
         self._channel_closed = trio.Event()
         self._channel_since_s = 0.0  # when it opened, and what came over it since
         self._channel_bytes = 0
-        self._is_fast = trio.Event()  # one thread may be too few for it
+        self._is_fast = trio.Event()  # one thread may be too few for it; or it closed
         self._is_lane_wanted = False  # asked for, and neither given nor refused yet
         self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
         self._is_unchoked = False
@@ -346,19 +346,15 @@ class PeerSession:
         if self._is_unchoked:
             self._machine.on_unchoke(self._peer, trio.current_time())
             self._transfer.wake()
-        async with open_tasks() as nursery:
-            nursery.start_soon(self._widen, fast, channel, session)
-            await closed.wait()
-            nursery.cancel_scope.cancel()
-
-    async def _widen(self, fast: trio.Event, channel: ReceivingChannel, session: Session) -> None:
         await fast.wait()
-        channels, facts = self._transfer.channels, self._transfer.statistics()
+        facts = self._transfer.statistics()
         is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
-        if is_long and channels.can_widen(channel):
+        if is_long and not closed.is_set() and channels.can_widen(channel):
+            # The answer is waited for also when the channel closes: the next one is not for this.
             more = await self._want_lane(session)
             if isinstance(more, LaneTicket):
                 await channels.widen_receiving(more, session, channel)
+        await closed.wait()
 
     def _judge_pace(self, size_bytes: int, now: float) -> None:
         self._channel_bytes += size_bytes
@@ -392,6 +388,7 @@ class PeerSession:
             case ChannelClosed():
                 self._channel = None
                 self._channel_closed.set()
+                self._is_fast.set()
                 for request_id in list(self._spans):
                     self._machine.on_failed(self._peer, request_id, now)
                 self._spans.clear()

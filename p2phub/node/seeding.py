@@ -49,6 +49,7 @@ class Seeding:
         self._me = me
         self._say = say
         self._swarms: dict[Digest, _Swarm] = {}
+        self._loads = trio.CapacityLimiter(1)  # whoever joins swarms decides how many are wanted
         self._slots: set[str] = set()  # sessions with an upload slot: most get it before they join
         self._changed = trio.Event()
 
@@ -136,7 +137,7 @@ class Seeding:
 
     async def _load(self, manifest: Digest, swarm: _Swarm) -> None:
         try:
-            pages = await trio.to_thread.run_sync(self._whole_pages, manifest)
+            pages = await trio.to_thread.run_sync(self._whole_pages, manifest, limiter=self._loads)
         except P2phubError:
             pages = []
         swarm.is_loading = False

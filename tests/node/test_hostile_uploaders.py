@@ -173,7 +173,7 @@ async def test_a_misbehaving_peer_costs_a_fetch_little(tmp_path: Path) -> None:
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(fetch_ends, reader, release, mallory)
-                await trio.sleep(0.3)
+                await trio.sleep(0.2)
                 assert tasks_count() < 100, name
                 assert len(os.listdir("/proc/self/task")) < 80, name
                 assert len(os.listdir("/proc/self/fd")) < 200, name
@@ -193,7 +193,9 @@ def tasks_count() -> int:
 
 async def test_a_fetch_among_all_of_them_is_whole(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        hub, release = await stack.enter_async_context(scene(tmp_path, up_rate=700_000))
+        hub, release = await stack.enter_async_context(
+            scene(tmp_path, size=1_500_000, up_rate=700_000)
+        )
         reader = await stack.enter_async_context(node_of(hub, "reader", tmp_path / "reader"))
         peers = [
             await stack.enter_async_context(
@@ -246,7 +248,7 @@ async def lane_giver(
 
 async def test_slots_that_flip_with_nothing_read_end_that_session(tmp_path: Path) -> None:
     async with (
-        scene(tmp_path, up_rate=700_000) as (hub, release),
+        scene(tmp_path, size=1_000_000, up_rate=700_000) as (hub, release),
         node_of(hub, "reader", tmp_path / "reader") as reader,
         lane_giver(hub, release, flipping) as giver,
     ):

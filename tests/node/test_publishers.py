@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from p2phub.digest import sha256
 from p2phub.errors import StreamClosed
@@ -95,13 +96,16 @@ def giving(files: dict[str, bytes]) -> Give:
 
 
 @pytest.mark.parametrize("kind", ["silent", "empty", "garbage", "too much", "old"])
-async def test_no_peer_keeps_a_follower_from_the_news(tmp_path: Path, kind: str) -> None:
+async def test_no_peer_keeps_a_follower_from_the_news(
+    tmp_path: Path, mock_clock: MockClock, kind: str
+) -> None:
+    mock_clock.rate = 4.0
     async with scene(tmp_path) as stage:
         gives = {"silent": silent, "empty": empty, "garbage": garbage, "too much": too_much}
         give = gives.get(kind, giving(stage.old))
         async with metadata_peer(stage.hub, "mallory", give) as mallory:
             named = [*mallory.addresses(), *stage.owner._network.addresses()]
-            with trio.fail_after(12):  # one window for the silent, not one for each file
+            with trio.fail_after(20):  # one window for the silent, not one for each file
                 view, peers_count, _ = await stage.reader._resolver.refresh(
                     stage.published.publisher_id, named
                 )

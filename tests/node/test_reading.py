@@ -26,7 +26,7 @@ async def read(node: Node, content_id: str, peers: tuple[str, ...], **bounds: in
 
 async def test_a_fetch_and_readers_of_the_same_file_at_once_are_all_right(tmp_path: Path) -> None:
     hub = MemoryHub()
-    model = write_model(tmp_path / "model", size=6_000_000)
+    model = write_model(tmp_path / "model", size=3_000_000)
     data = (model / "weights.bin").read_bytes()
     async with (
         node_of(hub, "a", tmp_path / "a", up_rate=6_000_000) as a,
@@ -42,9 +42,9 @@ async def test_a_fetch_and_readers_of_the_same_file_at_once_are_all_right(tmp_pa
 
         with trio.fail_after(40):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(read_range, 0, 6_000_000, 0.0)
-                nursery.start_soon(read_range, 3_000_000, 6_000_000, 0.2)
-                nursery.start_soon(read_range, 100, 200, 0.6)
+                nursery.start_soon(read_range, 0, 3_000_000, 0.0)
+                nursery.start_soon(read_range, 1_000_000, 3_000_000, 0.1)
+                nursery.start_soon(read_range, 100, 200, 0.3)
                 for number in range(2):
                     nursery.start_soon(fetch_into, b, content_id, tmp_path / f"out{number}", peers)
         for one, other in got:
