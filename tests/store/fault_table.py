@@ -245,6 +245,9 @@ def meet(root: Path, site: Site | None, code: int) -> tuple[str, FaultyFileSyste
                 outcome = type(error).__name__  # a file of the user's that is not there
             files.is_gone = False
             store = opened()
+            if outcome == "FileChanged":  # the user did change it, which the index can't know yet
+                store.recheck()
+                store.withdrawn()
             life.check(store)
             store.close()
         files.carry_out()
