@@ -304,9 +304,12 @@ class FileSystem:
             begin = None if source_folder == -100 else source_folder
             end = None if target_folder == -100 else target_folder
             if stat.S_ISDIR(os.stat(source, dir_fd=begin, follow_symlinks=False).st_mode):
-                if os.path.lexists(target):
+                try:
+                    os.stat(target, dir_fd=end, follow_symlinks=False)
+                except FileNotFoundError:
+                    os.rename(source, target, src_dir_fd=begin, dst_dir_fd=end)
+                else:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-                os.rename(source, target, src_dir_fd=begin, dst_dir_fd=end)
             else:
                 os.link(source, target, src_dir_fd=begin, dst_dir_fd=end, follow_symlinks=False)
                 os.unlink(source, dir_fd=begin)

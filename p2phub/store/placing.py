@@ -1,8 +1,8 @@
 """Laying complete files out for people: a read-only tree of a release, or the user's own copies in
 a folder of theirs.
 
-A tree appears whole or not at all: built beside its place, synced, renamed. Files in a folder that
-exists appear one by one, each whole. Nothing is ever overwritten.
+A tree appears whole or not at all: built beside its place, synced, renamed. In a folder that exists
+new folders appear whole, files in the others one by one. Nothing is ever overwritten.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import FileStamp, Method, ObjectState, Placement
 from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
+from p2phub.store.merging import merge_tree
 from p2phub.store.objects import StoredObject
 from p2phub.store.parts import remove_empty
 from p2phub.store.trees import Tree, remove_tree
 
 READ_BYTES = 1 << 20
+GROUP_FILES_MAX = 256  # small files read and written together: one look-up for all of them
+GROUP_BYTES_MAX = 8 << 20
 SYNC_EACH_MAX = 32  # files synced one by one; beyond it the whole file system is synced once
 
 
@@ -47,13 +50,9 @@ class Placing:
         try:
             placement = Placement(destination)
             with Tree(self._files, scratch) as tree:
-                extra = 0
-                for file in files:
-                    method, size = self._make(
-                        tree, file.path, file, is_read_only=True, is_linked=True
-                    )
-                    placement.methods[method] = placement.methods.get(method, 0) + 1
-                    extra += size
+                extra = self._make_all(
+                    tree, files, placement.methods, is_read_only=True, is_linked=True
+                )
                 self._sync(tree, len(files))
                 tree.sync_made()
             try:
@@ -79,24 +78,19 @@ class Placing:
         if not left:
             return Placement(folder, methods, 0)
         self._check_held(left)
-        extra = 0
         hidden = self._scratch(folder / PART_FOLDER)
         try:
-            with Tree(self._files, folder) as tree, Tree(self._files, hidden) as scratch:
-                for number, file in enumerate(left):
-                    method, size = self._make(
-                        scratch, str(number), file, is_read_only=False, is_linked=is_linked
-                    )
-                    methods[method] = methods.get(method, 0) + 1
-                    extra += size
+            with Tree(self._files, hidden) as scratch:
+                extra = self._make_all(
+                    scratch, left, methods, is_read_only=False, is_linked=is_linked
+                )
                 self._sync(scratch, len(left))
-                for number, file in enumerate(left):
-                    with tree.parent_of(file.path) as (target, name):
-                        try:
-                            self._files.rename_new(hidden / str(number), name, target_folder=target)
-                        except FileExistsError:
-                            raise _in_the_way(folder, [file.path]) from None
-                tree.sync_made()
+                scratch.sync_made()
+            try:
+                merge_tree(self._files, hidden, folder)
+            except FileExistsError as error:
+                path = os.path.relpath(error.filename, folder)
+                raise _in_the_way(folder, [path]) from None
         finally:
             remove_tree(hidden)
             self._scratches.discard(hidden)
@@ -202,6 +196,63 @@ class Placing:
             if not is_held:
                 raise NotHeld(f"{file.path} is not complete here: fetch it first", path=file.path)
 
+    def _make_all(
+        self,
+        tree: Tree,
+        files: Sequence[FileRecord],
+        methods: dict[Method, int],
+        *,
+        is_read_only: bool,
+        is_linked: bool,
+    ) -> int:
+        """Make files at their paths in a tree of ours; how many bytes that took. methods: counted
+        on.
+        """
+        extra = 0
+        for group in _groups(files):
+            if self._write_group(tree, group, is_read_only=is_read_only):
+                methods[Method.COPY] = methods.get(Method.COPY, 0) + len(group)
+                extra += sum(file.size for file in group)
+                continue
+            for file in group:
+                method, size = self._make(
+                    tree, file.path, file, is_read_only=is_read_only, is_linked=is_linked
+                )
+                methods[method] = methods.get(method, 0) + 1
+                extra += size
+        return extra
+
+    def _write_group(self, tree: Tree, files: Sequence[FileRecord], *, is_read_only: bool) -> bool:
+        """Write files of one folder out of packs. False, and nothing was made: some lie elsewhere
+        or are not as they must be.
+        """
+        names = [file.object for file in files]
+        if len(self._holdings.index.in_packs(names)) < len(set(names)):
+            return False
+        buffer = memoryview(bytearray(sum(file.size for file in files)))
+        views, offset = [], 0
+        for file in files:
+            views.append(buffer[offset : offset + file.size])
+            offset += file.size
+        try:
+            self._holdings.read_singles(list(zip(names, views, strict=True)))
+        except (NotHeld, CorruptChunk):
+            return False
+        if any(sha256(view) != file.sha256 for file, view in zip(files, views, strict=True)):
+            return False
+        with tree.parent_of(files[0].path) as (folder, _):
+            for file, view in zip(files, views, strict=True):
+                name, where = file.path.rpartition("/")[2], tree.folder / file.path
+                target = self._files.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder=folder)
+                try:
+                    self._files.write(target, [view], 0, where)
+                    if is_read_only:
+                        self._files.set_mode(target, 0o444, where)
+                finally:
+                    self._files.close(target)
+        self._recomputed += ((file.sha256, file.object) for file in files)
+        return True
+
     def _make(
         self, tree: Tree, path: str, file: FileRecord, *, is_read_only: bool, is_linked: bool
     ) -> tuple[Method, int]:
@@ -302,6 +353,25 @@ class Placing:
                 self._files.sync(file, path)
             finally:
                 self._files.close(file)
+
+
+def _groups(files: Sequence[FileRecord]) -> Iterator[list[FileRecord]]:
+    """Files that lie side by side and are of one chunk, so many at a time; others by themselves."""
+    group: list[FileRecord] = []
+    size, folder = 0, ""
+    for file in files:
+        above = file.path.rpartition("/")[0]
+        is_full = len(group) >= GROUP_FILES_MAX or size + file.size > GROUP_BYTES_MAX
+        if group and (is_full or above != folder or file.chunk_count != 1):
+            yield group
+            group, size = [], 0
+        if file.chunk_count != 1:
+            yield [file]
+            continue
+        group.append(file)
+        size, folder = size + file.size, above
+    if group:
+        yield group
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

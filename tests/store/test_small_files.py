@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from p2phub.digest import Digest
-from p2phub.errors import NotHeld
+from p2phub.errors import DigestMismatch, NotHeld
 from p2phub.proto.manifest import FilePage
 from p2phub.proto.messages import Run
 from p2phub.store.disk import DiskStore
+from p2phub.store.file_system import FileSystem
+from p2phub.store.merging import merge_tree
 from tests.store.sample_files import SampleFile, sample
 
 COUNT = 20
@@ -78,3 +80,55 @@ def test_a_page_that_lies_about_a_length_gets_no_bytes(
     [page] = store.put([FilePage((lie,)).encode()])
     with pytest.raises(NotHeld):
         store.span_reader([Run(page, 0, 1)]).read(0, 1, memoryview(bytearray(899)))
+
+
+def test_many_files_come_beside_those_that_are_there(
+    store: DiskStore, files: list[SampleFile], tmp_path: Path
+) -> None:
+    take_half(store, files, tmp_path)
+    out = tmp_path / "out"
+    (out / "both").mkdir(parents=True)
+    (out / "both" / "mine").write_bytes(b"mine")
+    records = [
+        file.file_record(f"{'both' if number % 3 else 'new/deep'}/{number:02}")
+        for number, file in enumerate(files)
+    ]
+    placement = store.place_files(sorted(records, key=lambda record: record.path), out)
+    assert sum(placement.methods.values()) == COUNT
+    assert [(out / record.path).read_bytes() for record in records] == [f.data for f in files]
+    assert (out / "both" / "mine").read_bytes() == b"mine"
+    assert sorted(path.name for path in out.iterdir()) == ["both", "new"]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder, text in ((source, b"ours"), (target, b"theirs")):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").write_bytes(text)
+    with pytest.raises(FileExistsError) as caught:
+        merge_tree(FileSystem(), source, target)
+    assert caught.value.filename == str(target / "deep" / "file")
+    assert (target / "deep" / "file").read_bytes() == b"theirs"
+
+
+def test_a_link_to_a_folder_is_in_the_way(tmp_path: Path) -> None:
+    source, target, outside = tmp_path / "source", tmp_path / "target", tmp_path / "outside"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "file").write_bytes(b"ours")
+    target.mkdir()
+    outside.mkdir()
+    (target / "deep").symlink_to(outside)
+    with pytest.raises(FileExistsError):
+        merge_tree(FileSystem(), source, target)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_manifest_that_lies_about_one_of_many_is_found_out(
+    store: DiskStore, files: list[SampleFile], tmp_path: Path
+) -> None:
+    store.put([file.data for file in files])
+    records = [file.file_record(f"{number:02}") for number, file in enumerate(files)]
+    records[7] = replace(records[7], sha256=bytes(32))
+    with pytest.raises(DigestMismatch):
+        store.place_files(records, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
