@@ -25,6 +25,7 @@ from p2phub.store.base import ObjectState, Store
 
 SEEDS_MAX = 64  # releases that are super-seeded at once: each knows all pages of its release
 PAGES_MAX = 4096  # of a release: some 30 million chunks; larger ones are served without offers
+SWARMS_PER_SESSION_MAX = 4  # that a session gets offers for, of all it joins: a download joins one
 RETRY_S = 30.0  # before a release that was not whole is looked at again
 
 Say = Callable[[str, Message], None]  # to the session of this key
@@ -34,6 +35,7 @@ Say = Callable[[str, Message], None]  # to the session of this key
 class _Swarm:
     """The sessions that joined one manifest's swarm, and its machine once it runs."""
 
+    manifest: Digest
     sessions: dict[str, None] = field(default_factory=dict)  # keys, in order of joining
     machine: Offers | None = None
     pages: tuple[Digest, ...] = ()
@@ -49,6 +51,8 @@ class Seeding:
         self._me = me
         self._say = say
         self._swarms: dict[Digest, _Swarm] = {}
+        self._joined: dict[str, list[_Swarm]] = {}  # by session, at most SWARMS_PER_SESSION_MAX
+        self._loaded_count = 0  # of them, with a machine
         self._loads = trio.CapacityLimiter(1)  # whoever joins swarms decides how many are wanted
         self._slots: set[str] = set()  # sessions with an upload slot: most get it before they join
         self._changed = trio.Event()
@@ -60,15 +64,20 @@ class Seeding:
                 self._changed = trio.Event()
                 now = trio.current_time()
                 due = now + 10.0
-                for manifest, swarm in self._swarms.items():
-                    due = min(due, self._serve(manifest, swarm, now, nursery))
+                self._loaded_count = sum(s.machine is not None for s in self._swarms.values())
+                for swarm in self._swarms.values():
+                    due = min(due, self._serve(swarm, now, nursery))
                 with trio.move_on_at(due):
                     await self._changed.wait()
 
     # ---- told by the sessions --------------------------------------------------------------------
 
     def on_join(self, key: str, manifest: Digest) -> None:
-        swarm = self._swarms.setdefault(manifest, _Swarm())
+        joined = self._joined.setdefault(key, [])
+        if len(joined) >= SWARMS_PER_SESSION_MAX:
+            return
+        swarm = self._swarms.setdefault(manifest, _Swarm(manifest))
+        joined.append(swarm)
         swarm.sessions[key] = None
         self._greet(swarm, key)
         self._changed.set()
@@ -81,13 +90,12 @@ class Seeding:
 
     def on_gone(self, key: str) -> None:
         self._slots.discard(key)
-        for manifest, swarm in list(self._swarms.items()):
-            if key in swarm.sessions:
-                del swarm.sessions[key]
-                if swarm.machine is not None:
-                    swarm.machine.on_peer_gone(key, trio.current_time())
+        for swarm in self._joined.pop(key, ()):
+            del swarm.sessions[key]
+            if swarm.machine is not None:
+                swarm.machine.on_peer_gone(key, trio.current_time())
             if not swarm.sessions:
-                del self._swarms[manifest]
+                del self._swarms[swarm.manifest]
         self._changed.set()
 
     def on_slot(self, key: str, has_slot: bool) -> None:
@@ -113,21 +121,18 @@ class Seeding:
     # ---- machines --------------------------------------------------------------------------------
 
     def _machines_of(self, key: str) -> list[Offers]:
-        return [
-            swarm.machine
-            for swarm in self._swarms.values()
-            if swarm.machine is not None and key in swarm.sessions
-        ]
+        joined = self._joined.get(key, ())
+        return [swarm.machine for swarm in joined if swarm.machine is not None]
 
-    def _serve(self, manifest: Digest, swarm: _Swarm, now: float, nursery: trio.Nursery) -> float:
+    def _serve(self, swarm: _Swarm, now: float, nursery: trio.Nursery) -> float:
         """One look at a swarm; when to look again."""
         if swarm.machine is None:
-            loaded = sum(other.machine is not None for other in self._swarms.values())
-            if len(swarm.sessions) >= 2 and not swarm.is_loading and loaded < SEEDS_MAX:
+            is_room = self._loaded_count < SEEDS_MAX
+            if len(swarm.sessions) >= 2 and not swarm.is_loading and is_room:
                 if now < swarm.not_before_s:
                     return swarm.not_before_s
                 swarm.is_loading = True
-                nursery.start_soon(self._load, manifest, swarm)
+                nursery.start_soon(self._load, swarm)
             return now + 60.0
         for action in swarm.machine.next_actions(now):
             assert isinstance(action, SendOffer)
@@ -135,9 +140,11 @@ class Seeding:
         due = swarm.machine.next_deadline()
         return due if due is not None else now + 60.0
 
-    async def _load(self, manifest: Digest, swarm: _Swarm) -> None:
+    async def _load(self, swarm: _Swarm) -> None:
         try:
-            pages = await trio.to_thread.run_sync(self._whole_pages, manifest, limiter=self._loads)
+            pages = await trio.to_thread.run_sync(
+                self._whole_pages, swarm.manifest, limiter=self._loads
+            )
         except P2phubError:
             pages = []
         swarm.is_loading = False

@@ -262,6 +262,18 @@ async def test_who_joins_a_swarm_again_and_again_does_not_end_others_sessions(
             await receive_until(theirs, Have)
 
 
+async def test_swarms_without_end_do_not_slow_the_node_down(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage, peer_of(stage.hub, "eve", chunks=None) as eve:
+        for peer in (stage.mallory, eve):
+            for first in range(0, 8 * 1024, 1024):
+                session = await session_with(peer, stage.victim)
+                names = [number.to_bytes(32, "big") for number in range(first, first + 1024)]
+                for start in range(0, 1024, 128):
+                    await session.send(*map(Join, names[start : start + 128]))
+        with trio.fail_after(3):
+            assert await is_serving(stage)
+
+
 async def test_pages_without_end_are_watched_within_a_bound(tmp_path: Path) -> None:
     """Whoever asks about ever new pages is answered, and the oldest are watched no more."""
     async with scene(tmp_path) as stage:
