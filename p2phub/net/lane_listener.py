@@ -230,7 +230,11 @@ async def connect_lane(
 
 async def _connected(host: str, port: int) -> socket.socket:
     address = ipaddress.ip_address(host.partition("%")[0])
-    connecting = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        connecting = socket.socket(family)
+    except OSError as error:  # no descriptor is left
+        raise NetworkError(f"no lane to {host}: {error.strerror}", host=host) from error
     try:
         connecting.setblocking(False)
         try:
