@@ -52,6 +52,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "peers": Entry("peers", "peers", "List connected peers."),
         "connect": Entry("peers", "connect", "Connect to a peer."),
         "bootstrap": Entry("peers", "bootstrap", "Peers to join the network by."),
+        "limit": Entry("limit", "limit", "How fast this node may download and upload."),
         "id": Entry("status", "identity", "This node's peer id and addresses."),
     },
     "Node": {

@@ -68,6 +68,11 @@ class Home:
         return self.root / "bootstrap.json"
 
     @property
+    def limits(self) -> Path:
+        """Rate limits that the user set while the node ran."""
+        return self.root / "limits.json"
+
+    @property
     def announcements(self) -> Path:
         return self.root / "announcements.json"
 

@@ -14,6 +14,7 @@ from p2phub.control.protocol import DATA_BYTES_MAX, BadRequest, Json, plain
 from p2phub.errors import UsageError
 from p2phub.node.api import FetchRequest, NodeApi, ProgressSink, ReleaseTerms
 from p2phub.node.exchange_api import ExportRequest, ImportRequest, Tool
+from p2phub.node.limits_api import LimitChange
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX, REFERENCE_LENGTH_MAX
 from p2phub.proto.manifest import KINDS
 from p2phub.proto.names import (
@@ -276,6 +277,17 @@ async def take_in(node: NodeApi, facts: DaemonFacts, params: Params, reply: Repl
     return await node.exchange.take_in(request, terms, _sink(reply))
 
 
+async def limit(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    change = LimitChange(
+        down=params.optional("down"),
+        up=params.optional("up"),
+        peer=params.optional("peer"),
+        schedule=params.optional("schedule"),
+    )
+    params.done()
+    return await node.limits.limit(change)
+
+
 async def peers(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     params.done()
     return await node.peers()
@@ -333,7 +345,7 @@ METHODS: Final[dict[str, Method]] = {
     method.__name__: method
     for method in (
         about, identity, status, publish_prepare, publish_commit, fetch, show, versions, read,
-        releases, verify, remove, pin, collect, scrub, export, take_in, peers, connect,
+        releases, verify, remove, pin, collect, scrub, export, take_in, limit, peers, connect,
         bootstrap_list, bootstrap_add, bootstrap_remove, trust_add, trust_list, trust_remove,
         trust_reset,
     )

@@ -19,6 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from p2phub.digest import Digest
 from p2phub.node.exchange_api import ExchangeApi
+from p2phub.node.limits_api import LimitsApi
 from p2phub.node.upkeep_api import UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
@@ -483,14 +484,17 @@ class NodeApi(Protocol):
         """To and from the folders of other tools."""
         ...
 
+    @property
+    def limits(self) -> LimitsApi:
+        """How fast it may download and upload."""
+        ...
+
     def metrics(self) -> tuple[Metric, ...]:
         """All counters and gauges now."""
         ...
 
 
-# The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type.
-# Entering returns when the node listens
-# (raises PortInUse, StoreNewer, BadSetting); a failure of the node's own tasks comes out of the
-# context. `settings` is
-# p2phub.config.Settings.
+# The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type. Entering
+# returns when the node listens (raises PortInUse, StoreNewer, BadSetting); a failure of the node's
+# own tasks comes out of the context. `settings` is p2phub.config.Settings.
 OpenNode: TypeAlias = Callable[..., AbstractAsyncContextManager[NodeApi]]

@@ -97,12 +97,9 @@ class Channels:
         self,
         network: Network,
         listener: LaneListener | None,
-        *,
-        down_rate_bytes_per_s: int | None = None,
-        up_rate_bytes_per_s: int | None = None,
     ) -> None:
-        self.down = Rates(down_rate_bytes_per_s)
-        self.up = Rates(up_rate_bytes_per_s)
+        self.down = Rates()
+        self.up = Rates()
         self._network = network
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()

@@ -55,6 +55,7 @@ from p2phub.node.fetching import Fetching
 from p2phub.node.files import read_json, write_durably
 from p2phub.node.following import Following
 from p2phub.node.library import Library
+from p2phub.node.limits import Limiting
 from p2phub.node.neighbours import Neighbours
 from p2phub.node.publishers import Publishers
 from p2phub.node.publishing import Publishing
@@ -138,11 +139,13 @@ class Node:
         self._received_from: dict[PeerId, int] = {}
         self._petnames = Petnames(home.petnames)
         self._bootstrap = _kept_addresses(home)
-        self._channels = Channels(
-            network,
-            listener,
-            down_rate_bytes_per_s=settings.down_rate or None,
-            up_rate_bytes_per_s=settings.up_rate or None,
+        self._channels = Channels(network, listener)
+        self.limits = Limiting(
+            home.limits,
+            self._channels.down,
+            self._channels.up,
+            down_rate=settings.down_rate or None,
+            up_rate=settings.up_rate or None,
         )
         self._publishers = Publishers(network, home)
         self._watches = Watches(store)
@@ -209,6 +212,7 @@ class Node:
             await nursery.start(self._channels.run)
             await nursery.start(self._network.run)
             await nursery.start(self._sources.run)
+            nursery.start_soon(self.limits.run)
             nursery.start_soon(self._serving.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._neighbours.run)

@@ -60,6 +60,11 @@ class Limiter:
         """Whether any limit is set: if not, lanes need no credit."""
         return self._total is not None or self._peer_rate is not None or bool(self._own_rates)
 
+    @property
+    def limited_peers(self) -> tuple[Peer, ...]:
+        """Peers with a limit of their own."""
+        return tuple(self._own_rates)
+
     def set_rate(self, rate_bytes_per_s: int | None, now: float) -> None:
         """The limit of all peers together; holds from now on."""
         if rate_bytes_per_s is None:
