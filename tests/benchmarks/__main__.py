@@ -16,6 +16,7 @@ BENCHMARKS = {
     "small_files": "20,000 small files beside one large file",
     "random_range": "random mebibytes of a remote gibibyte",
     "flash_crowd": "8 peers and 1 or 3 seeds on shaped links, beside libtorrent; needs root",
+    "limit": "a limit of 1 MB/s over every 2 s, and lifting it; needs root",
     "idle": "memory and processor time of a daemon that seeds and waits",
 }
 
