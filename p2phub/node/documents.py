@@ -48,6 +48,7 @@ HEDGE_AFTER_S = 2.0  # an idle peer then asks for what another still owes
 # After failures of one peer, doubled; a later round of the search may bring it again.
 PAUSE_S, PAUSE_MAX_S = 0.5, 8.0
 ROUNDS_ENOUGH = 3  # rounds of search after which nobody who answered has it: no use in waiting on
+FALSE_CLAIMS_MAX = 1024  # each cost somebody the upload of a whole file
 SEARCH_TIMEOUT_S = 20.0  # without any progress, before "no provider found"
 
 
@@ -100,6 +101,7 @@ class Documents:
     def __init__(self, network: Network, store: Store) -> None:
         self._network = network
         self._store = store
+        self._false_claims: set[Digest] = set()
         self.received_bytes = 0
 
     async def get(self, name: Digest, search: Search, what: str) -> bytes:
@@ -133,7 +135,7 @@ class Documents:
         held.
 
         A one-chunk file is proven by the answer itself; a record's claim is proven when the file is
-        complete.
+        complete: tell `refuse_claim` of one that was false, and ask again.
         Raises NoProvider.
         """
         local = await trio.to_thread.run_sync(self._store.object_by_sha256, sum_sha256)
@@ -146,7 +148,7 @@ class Documents:
         async def ask(peer: PeerId, scope: trio.CancelScope) -> None:
             async with limiter:
                 answer = await self._ask_file(peer, sum_sha256)
-            if answer is not None:
+            if answer is not None and digest(answer) not in self._false_claims:
                 answers.append(answer)
                 scope.cancel()
 
@@ -162,6 +164,13 @@ class Documents:
             raise search.report(f"a file with SHA-256 {sum_sha256.hex()}")
         [name] = await trio.to_thread.run_sync(self._store.put, answers[:1])
         return name
+
+    def refuse_claim(self, name: Digest) -> None:
+        """The record of this name states a SHA-256 that its file does not have: never take it for
+        an answer again.
+        """
+        if len(self._false_claims) < FALSE_CLAIMS_MAX:
+            self._false_claims.add(name)
 
     async def _ask_file(self, peer: PeerId, sum_sha256: bytes) -> bytes | None:
         try:

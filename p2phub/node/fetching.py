@@ -41,6 +41,7 @@ from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
+from p2phub.proto.names import FileReference
 from p2phub.store.base import Method, ObjectState, Place, Placement, Release, Store
 
 LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
@@ -49,6 +50,7 @@ PROGRESS_PERIOD_S = 0.1
 HASH_AHEAD_BYTES = 32 << 20  # of one file before the next one has its turn
 HASH_AHEAD_FILES = 64  # of a release: smaller ones cost little to hash at the end
 HASH_AHEAD_PAUSE_S = 0.02  # gathers some MB, so that a thread is not woken for every frame
+CLAIMS_MAX = 4  # records with one SHA-256 that are fetched before it is given up
 REPAIRS_MAX = 2  # times that chunks the disk lost are asked for again before the fetch fails
 
 OnTransfer = Callable[[Transfer, Resolved, int], AbstractContextManager[None]]
@@ -97,7 +99,17 @@ class Fetching:
         self._busy: dict[Digest, trio.Lock] = {}  # two fetches of one thing take turns
 
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
-        """As NodeApi.fetch."""
+        """As NodeApi.fetch. Who claims a SHA-256 falsely does not keep others from being asked."""
+        for _ in range(CLAIMS_MAX):
+            try:
+                return await self._fetch(request, progress)
+            except DigestMismatch as error:
+                if not isinstance(request.reference, FileReference):
+                    raise
+                self._documents.refuse_claim(bytes.fromhex(str(error.facts["object"])))
+        raise DigestMismatch(f"{CLAIMS_MAX} peers claimed {request.reference} falsely")
+
+    async def _fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
         started_s = trio.current_time()
         documents_before = self._documents.received_bytes
         progress(Progress("resolve", 0, None, note=f"looking for {request.reference}"))
@@ -317,6 +329,7 @@ class Fetching:
                 f"{file.path!r} has another SHA-256 than its release states; the release "
                 f"({plan.resolved.text}) is {who}",
                 path=file.path,
+                object=file.object.hex(),
                 publisher_id=signer.publisher_id if signer else None,
                 expected=file.sha256.hex(),
                 **{key: value for key, value in error.facts.items() if key in ("got",)},

@@ -188,6 +188,38 @@ def _with_false_sha256(store: DiskStore, digest: bytes) -> bytes:
     return store.put([*(page.encode() for page in pages), root])[-1]
 
 
+class ClaimingStore(DiskStore):
+    """A store of a peer that claims any SHA-256 for one file that it holds."""
+
+    claimed: bytes | None = None
+
+    def object_by_sha256(self, sha256: bytes) -> bytes | None:
+        return self.claimed or super().object_by_sha256(sha256)
+
+
+async def test_a_false_claim_of_a_sha256_does_not_hide_the_file(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    other = write_model(tmp_path / "other", seed=7)
+    data = (model / "weights.bin").read_bytes()
+    store = ClaimingStore(tmp_path / "liar" / "store")
+    async with (
+        node(tmp_path / "liar", store=store) as liar,
+        node(tmp_path / "a") as a,
+        node(tmp_path / "b") as b,
+    ):
+        content_id = await publish(liar, other)
+        shown = await liar.show(parse_reference(content_id))
+        [weights] = [file for file in shown.files if file.path == "weights.bin"]
+        record = replace(ObjectRecord.decode(store.get(weights.object)), sha256=sha256(data))
+        [store.claimed] = store.put([record.encode()])
+        reference = f"sha256:{sha256(data).hex()}"
+        with pytest.raises(NoProvider):  # the claim was found false, and nobody else has it
+            await fetch(b, reference, peers=(await address(liar),))
+        await publish(a, model)
+        fetched = await fetch(b, reference, peers=(await address(liar), await address(a)))
+        assert fetched.path.read_bytes() == data
+
+
 async def test_a_cancelled_fetch_goes_on_from_where_it_was(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", size=60_000_000)
     async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
