@@ -332,6 +332,7 @@ class SimulatedPeer:
         if self.offers is not None:
             for offer in self.offers.next_actions(now):
                 self._send(offer.peer, "on_offer", offer.run)
+            self.uploads.withhold(self.offers.withheld, now)
         self._on_step(self)
         self._plan_timer()
 

@@ -29,6 +29,7 @@ SWARMS_PER_SESSION_MAX = 4  # that a session gets offers for, of all it joins: a
 RETRY_S = 30.0  # before a release that was not whole is looked at again
 
 Say = Callable[[str, Message], None]  # to the session of this key
+Withhold = Callable[[frozenset[str]], None]  # these sessions shall have no slot
 
 
 @dataclass(slots=True)
@@ -46,8 +47,9 @@ class _Swarm:
 class Seeding:
     """The offers of one node. me: its peer id. `run` must run."""
 
-    def __init__(self, store: Store, me: str, say: Say) -> None:
+    def __init__(self, store: Store, me: str, say: Say, withhold: Withhold) -> None:
         self._store = store
+        self._withhold = withhold
         self._me = me
         self._say = say
         self._swarms: dict[Digest, _Swarm] = {}
@@ -67,6 +69,8 @@ class Seeding:
                 self._loaded_count = sum(s.machine is not None for s in self._swarms.values())
                 for swarm in self._swarms.values():
                     due = min(due, self._serve(swarm, now, nursery))
+                machines = (swarm.machine for swarm in self._swarms.values())
+                self._withhold(frozenset().union(*(m.withheld for m in machines if m is not None)))
                 with trio.move_on_at(due):
                     await self._changed.wait()
 

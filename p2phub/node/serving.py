@@ -100,7 +100,7 @@ class Serving:
         self._sessions: dict[str, _ServedSession] = {}
         self._numbers = itertools.count()
         self._changed = trio.Event()
-        self._seeding = Seeding(store, str(network.peer_id), self._say)
+        self._seeding = Seeding(store, str(network.peer_id), self._say, self._withhold)
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
@@ -141,6 +141,10 @@ class Serving:
         session = self._sessions.get(action.peer)
         if session is not None:
             session.do(action)
+
+    def _withhold(self, keys: frozenset[str]) -> None:
+        self._machine.withhold(keys, trio.current_time())
+        self.wake()
 
     def _say(self, key: str, message: Message) -> None:
         session = self._sessions.get(key)

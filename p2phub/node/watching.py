@@ -1,8 +1,8 @@
 """Who asked what this node holds, and telling them what is new: first a page's bits, then deltas.
 
 Both ends of a session may ask: a downloader, to know whom to ask for what; a seed, to know which
-spans it has not brought among the others yet. News are gathered for DELTA_PERIOD_S, so that a fast
-download does not drown its peers in messages.
+spans it has not brought among the others yet. News are told at once, but then not again for
+DELTA_PERIOD_S, so that a fast download does not drown its peers in messages.
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ class PageWatch:
         """Tell what is new, until cancelled."""
         while True:
             await self._noted.wait()
-            await trio.sleep(DELTA_PERIOD_S)
             self._noted = trio.Event()
             news, self._news = self._news, {}
             for page, indexes in news.items():
@@ -82,6 +81,7 @@ class PageWatch:
                 for start in range(0, len(ordered), INDEXES_PER_DELTA_MAX):
                     part = ordered[start : start + INDEXES_PER_DELTA_MAX]
                     await self._say(HaveDelta(page, tuple(part)))
+            await trio.sleep(DELTA_PERIOD_S)
 
     def close(self) -> None:
         for page in list(self._pages):

@@ -11,7 +11,8 @@ offered: there is nobody to pass it on to.
 
 The swarm is as fast as what is passed on, so the next span goes to whoever has least left to pass
 on: a peer with a fast downlink does not get more than its uplink is good for. Who passes nothing on
-where others do (it gives no slots, or nobody reaches it) is offered nothing until it does.
+where others do (it gives no slots, or nobody reaches it) is offered nothing until it does; what
+only it has is offered anew, and for a while it gets no upload slot.
 Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.actions import Peer, SendOffer
@@ -39,6 +40,7 @@ SENT_WINDOW_S = 2.0
 CARRIED_SPANS_MAX = 4  # more to pass on than the least burdened peer has: then others come first
 RELAY_GAIN = 4.0  # a peer that takes so many times longer to pass something on keeps it
 RELAY_S_MIN = 2.0
+WITHHELD_S_MAX = 20.0  # that a peer gets no slot: it may just be one that nobody else reaches
 MEAN_WEIGHT = 0.1  # of the latest in the mean times that offers and relays take
 SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with nothing to do
 
@@ -46,7 +48,7 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 class _Peer:
     __slots__ = (
         "carried", "copies_left", "has_slot", "holdings", "is_late", "is_seed", "named", "offered",
-        "relayed_at", "sent", "told", "unrelayed",
+        "relayed_at", "sent", "told", "unrelayed", "withheld_since",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, now: float) -> None:
@@ -62,6 +64,7 @@ class _Peer:
         self.copies_left = 0  # the sum of these
         self.unrelayed: dict[int, float] = {}  # span nobody else holds -> since when
         self.relayed_at = now  # last time that another peer held what it was first to hold
+        self.withheld_since: float | None = None  # the first time that it kept what it got
 
 
 class Offers:
@@ -79,6 +82,7 @@ class Offers:
         self._carriers: dict[int, Peer] = {}  # span -> its first holder
         self._take_s: float | None = None  # mean time from offer to first holder
         self._relay_s: float | None = None  # and from then until a second peer holds it
+        self.withheld: frozenset[Peer] = frozenset()  # who shall have no slot, see `next_actions`
 
     # ---- what is seeded ------------------------------------------------------------------------
 
@@ -190,13 +194,13 @@ class Offers:
                 since = self._peers[owner].offered.pop(span)
                 self._peers[owner].is_late = False
                 self._take_s = _mean(self._take_s, now - since)
-            if self._availability.rarity.count(span) == 1:
+            if self._availability.rarity.count(span) == 1 or owner == peer:
                 self._on_first_holder(peer, state, span, now)
             elif span in self._carriers and self._carriers[span] != peer:
                 self._on_relayed(self._peers[self._carriers[span]], span, now)
 
     def _on_first_holder(self, peer: Peer, state: _Peer, span: int, now: float) -> None:
-        if span in self._carriers:  # its first holder lost it
+        if span in self._carriers:  # its first holder lost it, or keeps it
             self._forget_carried(self._peers[self._carriers[span]], span)
         self._carriers[span] = peer
         state.carried[span] = max(1, self._takers_count() - 1)
@@ -205,7 +209,7 @@ class Offers:
 
     def _on_relayed(self, carrier: _Peer, span: int, now: float) -> None:
         """One more peer holds a span; the first one may rest when all do."""
-        carrier.relayed_at = now
+        carrier.relayed_at, carrier.withheld_since = now, None
         carrier.carried[span] -= 1
         carrier.copies_left -= 1
         since = carrier.unrelayed.pop(span, None)
@@ -236,6 +240,8 @@ class Offers:
 
     def _keeps(self, state: _Peer, now: float) -> bool:
         """Whether a peer passes nothing on where others do."""
+        if state.withheld_since is not None:
+            return True  # until it passes something on
         if self._relay_s is None or not state.unrelayed:
             return False
         since = max(state.relayed_at, next(iter(state.unrelayed.values())))
@@ -244,12 +250,19 @@ class Offers:
     # ---- what to do ----------------------------------------------------------------------------
 
     def next_actions(self, now: float) -> list[SendOffer]:
-        """The offers to send now, a run each."""
+        """The offers to send now, a run each; decides anew who is `withheld` a slot."""
         self._end_late(now)
         takers = [(peer, state) for peer, state in self._peers.items() if state.is_seed is False]
+        keepers = {peer: state for peer, state in takers if self._keeps(state, now)}
+        if len(takers) < 2 or len(keepers) == len(takers):
+            keepers.clear()
+        self._withhold(keepers, now)
         if len(takers) < 2:
             return []
-        left = ~self._availability.rarity.held() & bitsets.interval(0, len(self._planner))
+        held = self._availability.rarity.held()
+        for state in keepers.values():
+            held &= ~bitsets.from_members(state.unrelayed)
+        left = ~held & bitsets.interval(0, len(self._planner))
         left &= ~bitsets.from_members(self._pending)
         if not left:
             return []
@@ -257,7 +270,7 @@ class Offers:
         burdens = {
             peer: state.copies_left + len(state.offered) * (len(takers) - 1)
             for peer, state in takers
-            if state.has_slot and not self._keeps(state, now)
+            if state.has_slot and peer not in keepers
         }
         full = [burdens.pop(peer) for peer in list(burdens) if not self._has_room(peer, now)]
         while burdens and left:
@@ -274,6 +287,16 @@ class Offers:
             if not self._has_room(peer, now):
                 full.append(burdens.pop(peer))
         return actions
+
+    def _withhold(self, keepers: Mapping[Peer, _Peer], now: float) -> None:
+        withheld = set()
+        if not self.is_over:
+            for peer, state in keepers.items():
+                if state.withheld_since is None:
+                    state.withheld_since = now
+                if now - state.withheld_since < WITHHELD_S_MAX:
+                    withheld.add(peer)
+        self.withheld = frozenset(withheld)
 
     def next_deadline(self) -> float | None:
         """When an offer is late; None: none is out."""

@@ -230,6 +230,6 @@ def held_freely(states: Iterable[PeerState]) -> int:
     """The spans that somebody who offers nothing holds whole: of these, seeds need send no more."""
     held = 0
     for state in states:
-        if not state.offered:
+        if not state.offered and not state.is_choked:
             held |= state.holdings.whole
     return held

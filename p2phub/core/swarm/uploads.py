@@ -85,6 +85,7 @@ class Uploads:
         self._next_idle: float | None = None  # when a slot may have been idle for too long
         self._round_count = 0
         self._optimistic: Peer | None = None
+        self._withheld: frozenset[Peer] = frozenset()
 
     # ---- peers ---------------------------------------------------------------------------------
 
@@ -119,6 +120,16 @@ class Uploads:
         """Verified payload came in from a peer: what reciprocity counts."""
         if peer in self._peers:
             self._peers[peer].received.add(size_bytes, now)
+
+    def withhold(self, peers: frozenset[Peer], now: float) -> None:
+        """These peers, and no others, shall have no slot until said otherwise."""
+        if peers == self._withheld:
+            return
+        self._withheld = peers
+        for state in self._peers.values():
+            if state.is_unchoked and state.peer in peers:
+                self._choke(state, now)
+        self._give_free_slots(now)
 
     def set_slots_count(self, slots_count: int, now: float) -> None:
         """How many peers may be served at once, from the next decision on."""
@@ -234,7 +245,7 @@ class Uploads:
     def _give_free_slots(self, now: float) -> None:
         """Unchoke who waits while slots are free; decide in rounds as soon as they are not."""
         free = self._slots_count - sum(state.is_unchoked for state in self._peers.values())
-        waiting = [state for state in self._peers.values() if not state.is_unchoked]
+        waiting = self._waiting()
         waiting.sort(key=lambda state: _fairness(state, now))
         for state in waiting[: max(0, free)]:
             self._unchoke(state, now)
@@ -244,10 +255,17 @@ class Uploads:
             self._next_round = now + ROUND_S
             self._next_idle = now + IDLE_S
 
+    def _eligible(self) -> list[_Peer]:
+        return [state for state in self._peers.values() if state.peer not in self._withheld]
+
+    def _waiting(self) -> list[_Peer]:
+        """Who has no slot and may have one."""
+        return [state for state in self._eligible() if not state.is_unchoked]
+
     def _decide(self, now: float) -> None:
         """One round: who keeps a slot, who gets one."""
         if len(self._peers) <= self._slots_count:
-            chosen = dict.fromkeys(self._peers)
+            chosen = {state.peer: None for state in self._eligible()}
             self._next_round = self._next_idle = None
         else:
             chosen = self._choose(now)
@@ -262,7 +280,7 @@ class Uploads:
 
     def _pass_on_idle_slots(self, now: float) -> None:
         """Give slots that were not used for IDLE_S to peers that wait."""
-        waiting = [state for state in self._peers.values() if not state.is_unchoked]
+        waiting = self._waiting()
         eligible = [state for state in waiting if state.eligible_at <= now]
         eligible.sort(key=lambda state: _fairness(state, now))
         idle = [state for state in self._peers.values() if state.is_unchoked and not state.requests]
@@ -284,18 +302,19 @@ class Uploads:
     def _choose(self, now: float) -> dict[Peer, None]:
         """The peers of the next round: givers first, then who got least, and one by chance."""
         earned_count = self._slots_count - 1 if self._slots_count > 1 else 1
-        givers = [state for state in self._peers.values() if state.received.rate(now) >= 1.0]
+        eligible = self._eligible()
+        givers = [state for state in eligible if state.received.rate(now) >= 1.0]
         givers.sort(key=lambda state: (-state.received.rate(now), state.order))
         chosen = {state.peer: None for state in givers[:earned_count]}
-        others = [state for state in self._peers.values() if state.peer not in chosen]
+        others = [state for state in eligible if state.peer not in chosen]
         others.sort(key=lambda state: _fairness(state, now))
         chosen.update((state.peer, None) for state in others[: earned_count - len(chosen)])
         if self._slots_count > 1:
             is_over = self._round_count % OPTIMISTIC_ROUNDS == 0
             if is_over or self._optimistic is None or self._optimistic in chosen:
-                rest = [peer for peer in self._peers if peer not in chosen]
+                rest = [state.peer for state in eligible if state.peer not in chosen]
                 self._optimistic = self._rng.choice(rest) if rest else None
-            if self._optimistic is not None:
+            if self._optimistic is not None and self._optimistic not in self._withheld:
                 chosen[self._optimistic] = None
         return chosen
 

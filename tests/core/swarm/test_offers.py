@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from p2phub.core.swarm import bitsets
-from p2phub.core.swarm.offers import OFFER_DEADLINE_S, OFFERS_AHEAD, Offers
+from p2phub.core.swarm.offers import (
+    OFFER_DEADLINE_S,
+    OFFERS_AHEAD,
+    WITHHELD_S_MAX,
+    Offers,
+)
 from p2phub.proto.limits import MIB
 
 PAGE = b"p" * 32
@@ -101,8 +106,40 @@ def test_who_passes_nothing_on_is_offered_no_more() -> None:
             if action.peer != "p0":
                 for other in {"p0", "p1", "p2"} - {action.peer}:
                     offers.on_have_delta(other, PAGE, [action.run.start], now + 0.2)
+        assert offers.withheld <= {"p0"}
     assert given["p0"] < min(given["p1"], given["p2"]) / 2
-    assert offers.is_over
+    assert offers.is_over and not offers.withheld
+
+
+def test_what_only_a_peer_without_uploads_has_is_offered_anew() -> None:
+    offers = seed()
+    kept = [action.run.start for action in offers.next_actions(0.0) if action.peer == "p0"]
+    offers.on_have_delta("p0", PAGE, kept, 0.1)
+    now, others = 0.1, set[int]()
+    while now < 30.0 and not set(kept) <= others:
+        now += 0.5
+        for action in offers.next_actions(now):
+            offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
+            if action.peer != "p0":
+                others.add(action.run.start)
+                for other in {"p1", "p2"} - {action.peer}:
+                    offers.on_have_delta(other, PAGE, [action.run.start], now + 0.2)
+    assert set(kept) <= others
+
+
+def test_a_slot_is_withheld_for_a_while_only_and_where_others_pass_on() -> None:
+    offers = seed()
+    for action in offers.next_actions(0.0):
+        offers.on_have_delta(action.peer, PAGE, [action.run.start], 0.1)
+    offers.next_actions(6.0)
+    assert not offers.withheld  # nobody passed anything on: all may be slow
+    first, second = list(offers._peers["p1"].carried)[:2]
+    offers.on_have_delta("p2", PAGE, [first], 0.2)
+    offers.on_have_delta("p2", PAGE, [second], 6.0)
+    offers.next_actions(7.0)
+    assert offers.withheld == {"p0", "p2"}
+    offers.next_actions(7.0 + WITHHELD_S_MAX)
+    assert not offers.withheld & {"p0", "p2"}
 
 
 def test_the_next_span_goes_to_who_has_least_left_to_pass_on() -> None:

@@ -125,3 +125,24 @@ def test_a_peer_that_leaves_frees_its_slot_and_its_queue() -> None:
     assert uploads.next_actions(0.0) == [SendUnchoke("p1")]
     assert uploads.requests_count == 0
     uploads.on_peer_gone("p0", 0.0)
+
+
+def test_a_slot_that_is_withheld_goes_to_another_and_comes_back() -> None:
+    uploads, _ = crowd(3, 2)
+    uploads.withhold(frozenset({"p0"}), 1.0)
+    assert uploads.next_actions(1.0) == [SendChoke("p0"), SendUnchoke("p2")]
+    for number in range(1, 100):
+        uploads.next_actions(1.0 + number)
+        assert "p0" not in uploads.unchoked and len(uploads.unchoked) == 2
+    uploads.on_peer_gone("p2", 200.0)
+    assert "p0" not in uploads.unchoked
+    uploads.withhold(frozenset(), 201.0)
+    assert SendUnchoke("p0") in uploads.next_actions(201.0)
+
+
+def test_a_newcomer_whose_slot_is_withheld_waits() -> None:
+    uploads, _ = crowd(1, 4)
+    uploads.withhold(frozenset({"p9"}), 0.0)
+    uploads.on_peer("p9", 0.0)
+    assert uploads.next_actions(0.0) == []
+    assert uploads.unchoked == ("p0",)
