@@ -233,8 +233,8 @@ async def _connected(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         connecting = socket.socket(family)
-    except OSError as error:  # no descriptor is left
-        raise NetworkError(f"no lane to {host}: {error.strerror}", host=host) from error
+    except OSError as refusal:  # no descriptor is left
+        raise NetworkError(f"no lane to {host}: {refusal.strerror}", host=host) from refusal
     try:
         connecting.setblocking(False)
         try:
