@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks NAME [--json]`: one measurement, its bound in the same run."""
+"""`python -m tests.benchmarks NAME [--json]`: one measurement, its bound in the same run.
+
+`python -m tests.benchmarks all --markdown`: all of them, as the README's table.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import importlib
 import json
 import sys
 from pathlib import Path
+
+from tests.benchmarks.summary import table
 
 BENCHMARKS = {
     "one_to_one": "1 GiB from one daemon to another, beside a bare TLS copy and curl",
@@ -25,9 +30,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument(
         "name",
-        choices=BENCHMARKS,
+        choices=[*BENCHMARKS, "all"],
         help="; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()),
     )
+    parser.add_argument("--markdown", action="store_true", help="of all: a table")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, in turn (3)")
     parser.add_argument(
@@ -37,6 +43,11 @@ def main() -> int:
     crowd.add_argument("--seeds", type=int, choices=(1, 3), help="peers that hold everything (1)")
     crowd.add_argument("--free-rider", action="store_true", help="one peer never uploads")
     arguments = parser.parse_args()
+    if (arguments.name == "all") != arguments.markdown:
+        parser.error("--markdown is how `all` answers")
+    if arguments.markdown:
+        print(table(arguments.folder, arguments.rounds))
+        return 0
     wishes = {"seeds": arguments.seeds, "free_rider": arguments.free_rider or None}
     options = {name: wish for name, wish in wishes.items() if wish is not None}
     if options and arguments.name != "flash_crowd":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.bounds import make_certificate, tls_disk_copy
+from tests.benchmarks.flash_crowd import bound_s
 from tests.benchmarks.lane import lane_copy, upload
 from tests.benchmarks.measuring import MIB, side, write_random_file
+from tests.benchmarks.namespaces import hosts, why_not
+from tests.benchmarks.summary import MAKERS
 
 SIZE_BYTES = 8 * MIB
 
@@ -38,6 +43,48 @@ def test_a_failure_in_a_measured_process_is_told(tmp_path: Path) -> None:
         pytest.raises(RuntimeError, match="FileNotFoundError"),
     ):
         failing.receive()
+
+
+def test_a_row_says_what_was_measured_and_beside_what() -> None:
+    figures = {"rss_mb": 99.6, "core_percent": 0.04, "imports_rss_mb": 84.0, "ratio": 1.19}
+    assert MAKERS["idle"](figures) == [
+        "| idle, seeding 1 GiB | 100 MB, 0.04 % of a core "
+        "| a process that imports our dependencies 84 MB | 1.19 |"
+    ]
+    assert set(MAKERS) <= set(BENCHMARKS)
+
+
+@pytest.mark.root
+def test_hosts_reach_each_other_and_are_gone_afterwards() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    with hosts(2, up_mbit=100, down_mbit=400) as (one, two):
+        listen = f"s = socket.create_server(('{two.address}', 9)); print(flush=True); s.accept()"
+        connect = f"socket.create_connection(('{two.address}', 9), timeout=5).close()"
+        python = (sys.executable, "-c")
+        with subprocess.Popen(
+            [*two.within, *python, f"import socket; {listen}"], stdout=subprocess.PIPE
+        ) as listening:
+            assert listening.stdout is not None
+            assert listening.stdout.readline()
+            subprocess.run([*one.within, *python, f"import socket; {connect}"], check=True)
+        names = {one.name, two.name}
+        assert names <= set(_namespaces())
+        assert one.sent_bytes > 0
+    assert not names & set(_namespaces())
+
+
+def _namespaces() -> list[str]:
+    found = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
+    return [line.split()[0] for line in found.stdout.splitlines()]
+
+
+def test_the_bound_of_a_flash_crowd_is_the_narrowest_of_three() -> None:
+    size = 12_500_000  # one second of 100 Mbit/s
+    assert bound_s(size, seeds=1, givers=8) == pytest.approx(1.0)
+    assert bound_s(size, seeds=3, givers=8) == pytest.approx(8 / 11)
+    assert bound_s(size, seeds=1, givers=4) == pytest.approx(8 / 5)
+    assert bound_s(size, seeds=40, givers=8) == pytest.approx(0.25)
 
 
 def test_every_benchmark_named_is_there() -> None:

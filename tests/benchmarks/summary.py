@@ -1,0 +1,156 @@
+"""All measurements as one table, the README's: what was done, ours, what stood beside it in the
+same run, and how the two compare.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Figures = Mapping[str, Any]  # Any: what a measurement found is text, numbers, lists and None
+
+HEAD = "| work | ours | beside it, in the same run | ratio |\n|---|---|---|---|"
+
+
+def one_to_one(figures: Figures) -> list[str]:
+    curl = figures["curl_mb_s"]
+    rival = "" if curl is None else f"; curl from nginx {curl:.0f} MB/s, nothing verified"
+    return [
+        _row(
+            "1 GiB from node to node: encrypted, verified, readable",
+            f"{figures['usable_mb_s']:.0f} MB/s",
+            f"bare TLS copy in Python {figures['bound_mb_s']:.0f} MB/s{rival}",
+            figures["ratio"],
+        ),
+        _row(
+            "the same, SHA-256 recomputed and synced",
+            f"{figures['complete_mb_s']:.0f} MB/s",
+            f"bare copy that does the same {figures['complete_bound_mb_s']:.0f} MB/s",
+            figures["complete_ratio"],
+        ),
+    ]
+
+
+def ingest(figures: Figures) -> list[str]:
+    rows = []
+    for kind, name in (("tensors", "safetensors"), ("plain", "other files")):
+        torrent = figures.get(f"{kind}_libtorrent_mb_s")
+        rival = "" if torrent is None else f"; libtorrent v2 {torrent:.0f} MB/s"
+        rows.append(
+            _row(
+                f"make 1 GiB of {name} shareable",
+                f"{figures[f'{kind}_mb_s']:.0f} MB/s",
+                f"hashing and cutting alone {figures[f'{kind}_bound_mb_s']:.0f} MB/s{rival}",
+                figures[f"{kind}_ratio"],
+            )
+        )
+    return rows
+
+
+def flash_crowd(figures: Figures) -> list[str]:
+    seeds = "1 seed" if figures["seeds"] == 1 else f"{figures['seeds']} seeds"
+    riding = ", 1 gives nothing" if figures["has_free_rider"] else ""
+    torrent = figures.get("libtorrent_last_s")
+    rival = "" if torrent is None else f"; libtorrent {torrent:.1f} s (nobody rides free)"
+    return [
+        _row(
+            f"flash crowd, 128 MiB, {seeds}, 8 peers{riding}, 100/400 Mbit/s: last one done",
+            f"{figures['last_s']:.1f} s, {figures['seeds_sent_copies']:.2f} copies from seeds",
+            f"fluid bound {figures['bound_s']:.1f} s{rival}",
+            figures["ratio"],
+        )
+    ]
+
+
+def update(figures: Figures) -> list[str]:
+    return [
+        _row(
+            "second version, 5 % overwritten and 1 % inserted: bytes from peers",
+            f"{figures['plain_percent']:.1f} %",
+            "new bytes 6 %",
+            figures["plain_percent"] / 6,
+        ),
+        _row(
+            "second version, tensors changed: bytes from peers",
+            f"{figures['tensors_percent']:.1f} %",
+            f"the tensors that changed {figures['tensors_changed_percent']:.1f} %",
+            figures["tensors_percent"] / figures["tensors_changed_percent"],
+        ),
+        _row(
+            "the same tensors in other shards, another order",
+            f"{figures['resharded_percent']:.2f} %",
+            "",
+            None,
+        ),
+    ]
+
+
+def small_files(figures: Figures) -> list[str]:
+    return [
+        _row(
+            "20,000 files of 16 KiB from node to node",
+            f"{figures['complete_mb_s']:.0f} MB/s",
+            f"one file of as many bytes {figures['complete_large_mb_s']:.0f} MB/s",
+            figures["complete_ratio"],
+        )
+    ]
+
+
+def random_range(figures: Figures) -> list[str]:
+    return [
+        _row(
+            "random 1 MiB of a remote 1 GiB, median",
+            f"{figures['safetensors_median_ms']:.0f} ms safetensors, "
+            f"{figures['plain_median_ms']:.0f} ms others",
+            "",
+            None,
+        )
+    ]
+
+
+def limit(figures: Figures) -> list[str]:
+    return [
+        _row(
+            "a limit of 1 MB/s, over every 2 s",
+            f"{figures['least_share']:.3f} to {figures['most_share']:.3f} of it",
+            "",
+            None,
+        )
+    ]
+
+
+def idle(figures: Figures) -> list[str]:
+    return [
+        _row(
+            "idle, seeding 1 GiB",
+            f"{figures['rss_mb']:.0f} MB, {figures['core_percent']:.2f} % of a core",
+            f"a process that imports our dependencies {figures['imports_rss_mb']:.0f} MB",
+            figures["ratio"],
+        )
+    ]
+
+
+CROWDS = ({}, {"seeds": 3, "rival": False}, {"free_rider": True, "rival": False})
+MAKERS: dict[str, Callable[[Figures], list[str]]] = {
+    make.__name__: make
+    for make in (one_to_one, ingest, flash_crowd, update, small_files, random_range, limit, idle)
+}
+
+
+def table(folder: Path | None, rounds: int) -> str:
+    """The table, in Markdown. A measurement that cannot be made here is left out and named."""
+    rows, missing = [HEAD], []
+    for name, make in MAKERS.items():
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        for options in CROWDS if name == "flash_crowd" else ({},):
+            try:
+                rows += make(module.run(folder, rounds, **options))
+            except SystemExit as reason:
+                missing.append(f"{name}: {reason}")
+    return "\n".join([*rows, *(f"\nNot measured: {line}" for line in missing)])
+
+
+def _row(work: str, ours: str, beside: str, ratio: float | None) -> str:
+    return f"| {work} | {ours} | {beside} | {'' if ratio is None else f'{ratio:.2f}'} |"
