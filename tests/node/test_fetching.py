@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from p2phub.errors import (
     RollbackRefused,
     TrustError,
 )
-from p2phub.node.api import FetchRequest, Progress
+from p2phub.node.api import Fetched, FetchRequest, Progress
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import FilePage, Manifest, cut_pages, page_ref
@@ -269,6 +270,27 @@ async def test_a_second_version_costs_only_what_is_new(tmp_path: Path) -> None:
         assert same_files(changed, tmp_path / "two")
         assert fetched.bytes_fetched < 700_000
         assert fetched.bytes_reused > 19_500_000
+
+
+async def test_pages_of_a_chunk_list_that_did_not_change_are_not_fetched_again(
+    tmp_path: Path,
+) -> None:
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        with (tmp_path / version / "weights.bin").open("wb") as file:
+            rng = random.Random(1)
+            for _ in range(120):
+                file.write(rng.randbytes(1 << 20))  # some 6,000 chunks: two pages or three
+            file.write(version.encode())
+
+    def documents_bytes(fetched: Fetched) -> int:
+        return fetched.bytes_fetched - sum(peer.bytes for peer in fetched.peers)
+
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        peers = (await address(a),)
+        first = await fetch(b, await publish(a, tmp_path / "one"), peers=peers)
+        second = await fetch(b, await publish(a, tmp_path / "two"), peers=peers)
+    assert 0 < documents_bytes(second) < 0.7 * documents_bytes(first)
 
 
 async def test_a_name_is_fetched_through_signed_metadata(tmp_path: Path) -> None:
