@@ -7,7 +7,7 @@ All decisions are the machine's: here it is only told what happened, and done wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from random import Random
 from typing import TypeAlias
@@ -59,6 +59,9 @@ def download_of(
     return machine
 
 
+OnReceived: TypeAlias = Callable[[PeerId, int], None]
+
+
 class Transfer:
     """One download under way. Make it, then `run` it; it may be watched meanwhile."""
 
@@ -83,6 +86,7 @@ class Transfer:
         self.store = store
         self.channels = channels
         self.watches = watches
+        self.on_received: OnReceived = lambda peer, size_bytes: None  # as verified payload comes
         self.request_ids = count()  # of machines after the first, whose own ids are lower
         self.is_kept = is_kept
         self._sessions: dict[PeerId, PeerSession] = {}

@@ -396,12 +396,12 @@ class Node:
         self, transfer: Transfer, resolved: Resolved, total_bytes: int
     ) -> Iterator[None]:
         self._transfers[transfer] = (resolved, total_bytes)
+        transfer.on_received = self._serving.on_received
         try:
             yield
         finally:
             del self._transfers[transfer]
             for share in transfer.shares.values():
-                self._serving.on_received(share.peer, share.received_bytes)
                 total = self._received_from.get(share.peer, 0) + share.received_bytes
                 self._received_from[share.peer] = total
                 if share.fault:

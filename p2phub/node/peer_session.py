@@ -371,6 +371,7 @@ class PeerSession:
         match event:
             case ReceivedChunks(_, request_id, first, stop, size_bytes):
                 self._share.received_bytes += size_bytes
+                self._transfer.on_received(self._peer, size_bytes)
                 self._judge_pace(size_bytes, now)
                 span = self._spans.get(request_id)
                 if span is not None:

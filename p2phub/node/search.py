@@ -22,6 +22,7 @@ DIALS_AT_ONCE = 16
 HINTS_MAX = 64  # that one round follows: a liar's must leave room for providers and named peers
 KEY_STAGGER_S = 0.6  # between lookups of the keys of one name: longer than a good lookup takes
 ENOUGH_COUNT = 8  # reachable providers of the keys so far, after which no further one is looked up
+MUTUAL_S, MUTUAL_LOOK_S = 1.0, 0.05  # for a peer that was told of us, too, to dial us
 
 
 class Search:
@@ -86,11 +87,25 @@ class Search:
             self._add(status.peer)
 
     async def offer(self, address: PeerAddress) -> None:
-        """A hint from peer exchange: dialled once, as far as a round follows hints."""
+        """A hint from peer exchange: dialled once, as far as a round follows hints.
+
+        The other was told of us at the same time, so one of the two waits: two handshakes at once
+        would make two connections.
+        """
         if address.peer in self._seen or self._hints_count >= HINTS_MAX:
             return
         self._hints_count += 1
+        if self._network.peer_id > address.peer:
+            await self._be_dialled(address.peer)
         await self._try(address, self._hint_dials)
+
+    async def _be_dialled(self, peer: PeerId) -> None:
+        """Until a peer is connected, for MUTUAL_S at most."""
+        until_s = trio.current_time() + MUTUAL_S
+        while trio.current_time() < until_s:
+            if any(status.peer == peer for status in self._network.peers()):
+                return
+            await trio.sleep(MUTUAL_LOOK_S)
 
     def exclude(self, peer: PeerId) -> None:
         """Never give this peer again: it lied."""
