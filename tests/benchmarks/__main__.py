@@ -46,7 +46,8 @@ def main() -> int:
     if (arguments.name == "all") != arguments.markdown:
         parser.error("--markdown is how `all` answers")
     if arguments.markdown:
-        print(table(arguments.folder, arguments.rounds))
+        for line in table(arguments.folder, arguments.rounds):
+            print(line, flush=True)
         return 0
     wishes = {"seeds": arguments.seeds, "free_rider": arguments.free_rider or None}
     options = {name: wish for name, wish in wishes.items() if wish is not None}

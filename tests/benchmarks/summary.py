@@ -5,7 +5,7 @@ same run, and how the two compare.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +139,22 @@ MAKERS: dict[str, Callable[[Figures], list[str]]] = {
 }
 
 
-def table(folder: Path | None, rounds: int) -> str:
-    """The table, in Markdown. A measurement that cannot be made here is left out and named."""
-    rows, missing = [HEAD], []
+def table(folder: Path | None, rounds: int) -> Iterator[str]:
+    """The lines of the table, in Markdown, as they are measured.
+
+    A measurement that cannot be made here is left out and named.
+    """
+    yield HEAD
+    missing = []
     for name, make in MAKERS.items():
         module = importlib.import_module(f"tests.benchmarks.{name}")
         for options in CROWDS if name == "flash_crowd" else ({},):
             try:
-                rows += make(module.run(folder, rounds, **options))
+                yield from make(module.run(folder, rounds, **options))
             except SystemExit as reason:
                 missing.append(f"{name}: {reason}")
-    return "\n".join([*rows, *(f"\nNot measured: {line}" for line in missing)])
+    for line in missing:
+        yield f"\nNot measured: {line}"
 
 
 def _row(work: str, ours: str, beside: str, ratio: float | None) -> str:
