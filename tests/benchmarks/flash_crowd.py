@@ -5,13 +5,15 @@ Real daemons in network namespaces, with uplinks and downlinks shaped. Nobody bu
 addresses is named to a peer: it finds the others through the seeds. All stay and seed. The last to
 be done is held against the fluid bound, max(F/us, F/d, NF/(us + sum u)), which no swarm can beat
 (Kumar and Ross 2006); the links count headers and the bound does not, so 4 % above it is the wire's
-own. libtorrent does the same in the same run, where it is installed.
+own. libtorrent does the same in the same run, where it is installed. Files lie in memory where it
+has room, since eight machines would have eight disks.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +35,15 @@ from tests.benchmarks.namespaces import MBIT, Host, hosts, why_not
 PEERS = 8
 UP_MBIT, DOWN_MBIT = 100, 400
 TENSOR_BYTES = 4 * MIB
+MEMORY, MEMORY_BYTES_MIN = Path("/dev/shm"), 12 << 30
 FREE_RIDER = (sys.executable, "-m", "tests.benchmarks.free_rider")
+
+
+def _roomy_memory() -> Path | None:
+    """Where files lie in memory, if there is room for three rounds of them."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN:
+        return MEMORY
+    return None
 
 
 def bound_s(size_bytes: int, seeds: int, givers: int) -> float:
@@ -181,6 +191,7 @@ def run(
 ) -> dict[str, object]:
     if reason := why_not():
         raise SystemExit(reason)
+    folder = folder or _roomy_memory()
     has_libtorrent = rival and find_spec("libtorrent") is not None
     crowds: list[dict[str, float]] = []
     rivals: list[dict[str, float]] = []
@@ -212,6 +223,6 @@ def run(
         result["libtorrent_ratio"] = median([one["last_s"] for one in rivals]) / bound_s(
             size, seeds, PEERS
         )
-    result["note"] = "" if has_libtorrent else "libtorrent was not measured: it is not installed"
+    result["note"] = "" if has_libtorrent or not rival else "libtorrent is not installed"
     result["runs"] = {"ours": crowds, "libtorrent": rivals}
     return result
