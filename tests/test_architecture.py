@@ -94,6 +94,14 @@ IMPURE_MODULES = {
 IMPURE_CALLS = {"open", "print", "input", "breakpoint", "exec", "eval"}
 CLOCK_READS = {"now", "today", "utcnow"}
 
+# What a failed disk may refuse, reading included: XFS refuses even fstat after a forced shutdown.
+DISK_CALLS = {
+    "chmod", "copy_file_range", "fchmod", "fdatasync", "fstat", "fsync", "ftruncate", "link",
+    "listdir", "lseek", "lstat", "mkdir", "open", "pread", "preadv", "pwrite", "pwritev",
+    "readlink", "rename", "replace", "rmdir", "scandir", "stat", "statvfs", "symlink",
+    "unlink", "utime",
+}  # fmt: skip
+
 # What the simulator may stand on: the floors up to core, but neither settings nor file names.
 SIMULATION_GROUND = ["p2phub.core", "p2phub.proto", "p2phub.errors", "p2phub.digest"]
 
@@ -248,6 +256,48 @@ def is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr)
 
 
+def unguarded_disk_calls(modules: Iterable[Module]) -> list[str]:
+    """Calls of the store on the disk whose refusal would leave it as a bare OSError.
+
+    They stand in a `try` that knows OSError or in `with failures(...)`; or in FileSystem's methods.
+    """
+    faults: list[str] = []
+
+    def look(module: Module, node: ast.AST, is_guarded: bool) -> None:
+        match node:
+            case ast.FunctionDef() | ast.Lambda():
+                is_guarded = False
+            case ast.Try():
+                caught = {
+                    name.id
+                    for handler in node.handlers
+                    if handler.type is not None
+                    for name in ast.walk(handler.type)
+                    if isinstance(name, ast.Name)
+                }
+                for inner in node.body:
+                    look(module, inner, is_guarded or "OSError" in caught)
+                for inner in [*node.handlers, *node.orelse, *node.finalbody]:
+                    look(module, inner, is_guarded)
+                return
+            case ast.With():
+                calls = [item.context_expr for item in node.items]
+                is_guarded = is_guarded or any(
+                    isinstance(call, ast.Call) and called_name(call) == "failures" for call in calls
+                )
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)):
+                if name in DISK_CALLS and not is_guarded:
+                    faults.append(f"{module.at(node)}: os.{name} may raise a bare OSError")
+        for inner in ast.iter_child_nodes(node):
+            look(module, inner, is_guarded)
+
+    for module in modules:
+        in_memory = module.name.startswith("p2phub.store.memory")
+        if is_within(module.name, "p2phub.store") and not in_memory:
+            look(module, module.tree, False)
+    return faults
+
+
 def simulations_beyond_core(modules: Iterable[Module]) -> list[str]:
     faults = []
     for module in modules:
@@ -292,6 +342,7 @@ PACKAGE_RULES: list[Rule] = [
     impurities,
     prints,
     file_names,
+    unguarded_disk_calls,
     heavy_imports_of_the_command_line,
 ]
 
@@ -343,6 +394,9 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (file_names, "p2phub.store.disk", "folder / 'index.sqlite'"),
     (file_names, "p2phub.store.disk", "folder / f'{name}.part'"),
     (file_names, "p2phub.store.disk", "folder.joinpath('part')"),
+    (unguarded_disk_calls, "p2phub.store.disk", "size = os.fstat(file).st_size"),
+    (unguarded_disk_calls, "p2phub.store.disk", "try:\n    os.stat(p)\nexcept KeyError:\n    pass"),
+    (unguarded_disk_calls, "p2phub.store.disk", "with failures(p):\n    f = lambda: os.stat(p)"),
     (simulations_beyond_core, "simulations.peer", "from p2phub.node.downloads import Downloads"),
     (simulations_beyond_core, "simulations.peer", "import trio"),
     (heavy_imports_of_the_command_line, "p2phub.cli.commands.get", "def f(): import trio"),
@@ -366,6 +420,8 @@ SOUND: list[tuple[Rule, str, str]] = [
     (impurities, "p2phub.core.picker", "import random\ndef f(rng: random.Random): rng.random()"),
     (impurities, "p2phub.store.disk", "import os\nopen('x')"),
     (file_names, "p2phub.store.disk", "folder / name"),
+    (unguarded_disk_calls, "p2phub.store.disk", "with failures(path):\n    os.lstat(path)"),
+    (unguarded_disk_calls, "p2phub.store.disk", "try:\n    os.stat(p)\nexcept OSError:\n    pass"),
     (simulations_beyond_core, "simulations.peer", "from p2phub.core.swarm import picker"),
 ]
 

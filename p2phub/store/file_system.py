@@ -72,6 +72,14 @@ class FileSystem:
     def close(self, file: int) -> None:
         os.close(file)
 
+    def status(self, file: int, path: AnyPath) -> os.stat_result:
+        """fstat. It too fails on a disk that has failed: XFS refuses it after a forced shutdown."""
+        try:
+            self.reach("status", path)
+            return os.fstat(file)
+        except OSError as error:
+            raise failure(error, path) from error
+
     def read(self, file: int, into: memoryview, offset: int, path: AnyPath) -> int:
         """Fill `into` from `offset` on; fewer bytes than asked for mean the end of the file."""
         done = 0
@@ -259,7 +267,7 @@ class FileSystem:
         try:
             new = self.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
-                status = os.fstat(old)
+                status = self.status(old, source)
                 self.copy(old, new, status.st_size, scratch)
                 self.set_mode(new, stat.S_IMODE(status.st_mode), scratch)
                 self.sync(new, scratch)

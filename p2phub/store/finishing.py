@@ -145,7 +145,7 @@ class Finishing:
             writer = files.open(source, os.O_RDWR)
         try:
             files.sync(writer, source)
-            stamp = FileStamp.of(os.fstat(writer))
+            stamp = FileStamp.of(files.status(writer, source))
         finally:
             files.close(writer)
         self._change(object, target=target, stamp=stamp)

@@ -219,12 +219,12 @@ class Holdings:
         try:
             with self._open.use(object.file_key, lambda: self._open_file(row)) as file:
                 is_whole = row.kind != "part"
-                if is_whole and (reason := _difference(file, row.stamp)):
+                if is_whole and (reason := self._difference(file, path, row.stamp)):
                     got = 0
                 else:
                     got = self.files.read(file, into, offset, path)
                     if is_whole:
-                        reason = _difference(file, row.stamp)
+                        reason = self._difference(file, path, row.stamp)
         except FileNotFoundError:
             if object.row != row:
                 return self.read(object, offset, into)
@@ -256,9 +256,9 @@ class Holdings:
             return False
         try:
             return (
-                not _difference(file, row.stamp)
+                not self._difference(file, path, row.stamp)
                 and self.files.read(file, into, 0, path) == len(into)
-                and not _difference(file, row.stamp)
+                and not self._difference(file, path, row.stamp)
             )
         finally:
             self.files.close(file)
@@ -280,6 +280,15 @@ class Holdings:
                 raise
             # It is being finished, and was renamed in this very moment.
             return self.files.open(row.target or self.folder.whole(row.digest), os.O_RDONLY)
+
+    def _difference(self, file: int, path: Path, stamp: FileStamp | None) -> str:
+        """What is different about an open file of the user's; "" if nothing is."""
+        status = self.files.status(file, path)
+        if not S_ISREG(status.st_mode) or status.st_nlink == 0:
+            return "was removed or replaced"
+        if stamp is None or FileStamp.of(status) == stamp:
+            return ""
+        return "was cut or extended" if status.st_size != stamp.size else "was edited"
 
     def _path(self, row: ObjectRow) -> Path:
         if row.path is not None:
@@ -428,13 +437,3 @@ def check_segment(page: Page, segment: SegmentRow) -> None:
         or page.offsets[-1] != segment.data_size
     ):
         raise MalformedDocument("a segment is not what its object says of it")
-
-
-def _difference(file: int, stamp: FileStamp | None) -> str:
-    """What is different about an open file of the user's; "" if nothing is."""
-    status = os.fstat(file)
-    if not S_ISREG(status.st_mode) or status.st_nlink == 0:
-        return "was removed or replaced"
-    if stamp is None or FileStamp.of(status) == stamp:
-        return ""
-    return "was cut or extended" if status.st_size != stamp.size else "was edited"

@@ -44,7 +44,7 @@ class Journal:
             with failures(self._path):
                 file = self._files.open(self._path, os.O_RDWR | os.O_CREAT)
             try:
-                end = os.fstat(file).st_size
+                end = self._files.status(file, self._path).st_size
                 # A line torn by a crash must not swallow the next one; nor may one whose sync
                 # failed, which the system may show whole while the disk has zeros in its place.
                 if end and not is_clean:

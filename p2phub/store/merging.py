@@ -4,12 +4,13 @@ their name is there, else what is in them, one by one. Nothing is ever replaced,
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from p2phub.store.file_system import FileSystem, failures
+from p2phub.store.file_system import FileSystem, failure, failures
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,7 +36,9 @@ def merge_tree(files: FileSystem, source: Path, target: Path) -> None:
 
 
 def _merge(files: FileSystem, source: int, target: int, where: Path) -> None:
-    for name in sorted(os.listdir(source)):
+    with failures(where):
+        names = sorted(os.listdir(source))
+    for name in names:
         try:
             files.rename_new(name, name, source_folder=source, target_folder=target)
         except FileExistsError:
@@ -47,18 +50,21 @@ def _merge(files: FileSystem, source: int, target: int, where: Path) -> None:
 @contextmanager
 def _both(source: int, target: int, name: str, where: Path) -> Iterator[tuple[int, int]]:
     """Two folders of one name. Raises FileExistsError unless both are folders."""
+    first = _open_folder(name, source, where)
     try:
-        first = os.open(name, _FOLDER, dir_fd=source)
-    except OSError:
-        raise FileExistsError(None, None, str(where)) from None
-    try:
-        try:
-            second = os.open(name, _FOLDER, dir_fd=target)
-        except OSError:
-            raise FileExistsError(None, None, str(where)) from None
+        second = _open_folder(name, target, where)
         try:
             yield first, second
         finally:
             os.close(second)
     finally:
         os.close(first)
+
+
+def _open_folder(name: str, above: int, where: Path) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=above)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise failure(error, where) from error
+        raise FileExistsError(None, None, str(where)) from None

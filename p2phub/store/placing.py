@@ -296,7 +296,10 @@ class Placing:
             self._holdings.withdraw(object, "was removed")
             raise NotHeld(f"{source_path} was removed", path=str(source_path)) from None
         try:
-            pair = os.fstat(source).st_dev, os.fstat(target).st_dev
+            pair = (
+                self._files.status(source, source_path).st_dev,
+                self._files.status(target, where).st_dev,
+            )
             if pair in self._without_reflink:
                 return False
             first = memoryview(bytearray(1))

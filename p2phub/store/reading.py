@@ -115,10 +115,7 @@ class Pipeline:
                 raise FileChanged(
                     f"{path} changed after the folder was looked through", path=str(path)
                 )
-            try:
-                found = self._read(file, path, before)
-            except OSError as error:
-                raise _unreadable(path, error) from error
+            found = self._read(file, path, before)
             if _stamp(file, path) != before:
                 raise _changed(path)
             return found
@@ -302,7 +299,10 @@ def _fill(file: int, into: memoryview, offset: int, path: Path) -> None:
     """Read exactly len(into) bytes. Raises FileChanged where the file has become shorter."""
     done = 0
     while done < len(into):
-        count = os.preadv(file, [into[done:]], offset + done)
+        try:
+            count = os.preadv(file, [into[done:]], offset + done)
+        except OSError as error:
+            raise _unreadable(path, error) from error
         if count == 0:
             raise _changed(path)
         done += count
@@ -318,7 +318,10 @@ def _open(path: Path) -> int:
 
 
 def _stamp(file: int, path: Path) -> FileStamp:
-    status = os.fstat(file)
+    try:
+        status = os.fstat(file)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise _changed(path)
     return FileStamp.of(status)

@@ -16,6 +16,7 @@ from p2phub.digest import Digest
 from p2phub.errors import FileChanged, MalformedDocument, StoreError
 from p2phub.proto.content import ObjectRecord
 from p2phub.store.base import FileStamp, Method, ObjectState, Placement, SourceFile
+from p2phub.store.file_system import FileSystem
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow, SegmentRow
 from p2phub.store.journal import Entry, Journal, adopted
@@ -93,7 +94,7 @@ class Taking:
         except FileNotFoundError:
             raise _changed(file) from None
         try:
-            _check(source, file)
+            _check(files, source, file)
             if not is_synced:
                 # What the user just wrote may not be on the disk yet; we are about to say it is.
                 files.sync(source, file.path)
@@ -101,7 +102,7 @@ class Taking:
                 if self._clone(source, file):
                     return Method.REFLINK, None
                 self._without_reflink.add(file.stamp.device)
-            _check(source, file)
+            _check(files, source, file)
             return Method.ADOPTED, file.stamp
         finally:
             files.close(source)
@@ -116,8 +117,8 @@ class Taking:
             if not holdings.files.clone(source, clone, scratch):
                 holdings.files.remove(scratch)
                 return False
-            _check(source, file)
-            if os.fstat(clone).st_size != file.record.size:
+            _check(holdings.files, source, file)
+            if holdings.files.status(clone, scratch).st_size != file.record.size:
                 raise _changed(file)
             holdings.files.set_mode(clone, 0o444, scratch)
             holdings.files.sync(clone, scratch)
@@ -169,8 +170,8 @@ class Taking:
             holdings.added(row.digest, segments)
 
 
-def _check(source: int, file: SourceFile) -> None:
-    status = os.fstat(source)
+def _check(files: FileSystem, source: int, file: SourceFile) -> None:
+    status = files.status(source, file.path)
     if not S_ISREG(status.st_mode) or FileStamp.of(status) != file.stamp:
         raise _changed(file)
 

@@ -102,7 +102,7 @@ class Tree:
                 return False
             raise
         try:
-            if os.fstat(file).st_size != size:
+            if self._files.status(file, path).st_size != size:
                 return False
             state, buffer, done = Sha256(), memoryview(bytearray(READ_BYTES)), 0
             while got := self._files.read(file, buffer, done, path):
