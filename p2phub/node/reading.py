@@ -91,6 +91,8 @@ class Reading:
             transfer = source.transfer if plan.pages else None
             async with aclosing(self._bytes(begin, end, plan.stretches, transfer)) as data:
                 yield data
+            if plan.pages and not await trio.to_thread.run_sync(self._missing, plan.stretches):
+                await source.come_to_rest()
             if plan.is_last and source.is_at_rest:
                 await self._sources.settle(file)
 

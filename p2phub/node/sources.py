@@ -28,6 +28,7 @@ from p2phub.store.base import ObjectState, Store
 
 IDLE_S = 30.0  # without a reader: longer than a person or a program pauses between two ranges
 IDLE_MAX = 4  # sources without a reader: each holds a session, and a peer grants eight
+REPORT_S = 1.0  # within which a lane's report of what it wrote arrives, even on a busy machine
 RECENT_S = 60.0  # metadata this young is good enough for a reader; no source is given out older
 
 _Key = tuple[Reference, tuple[str, ...]]
@@ -63,6 +64,12 @@ class Source:
     def is_at_rest(self) -> bool:
         """Whether nothing is under way, so that another reader may have it."""
         return self.failure is None and self.transfer.machine.is_complete
+
+    async def come_to_rest(self) -> None:
+        """Wait for the report of chunks that are here: they can be read a moment before it."""
+        with trio.move_on_after(REPORT_S):
+            while not self.is_at_rest:
+                await self.transfer.next_arrival().wait()
 
     def fail(self, error: P2phubError) -> None:
         """End it with `error`, which its reader gets."""
