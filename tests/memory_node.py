@@ -376,6 +376,7 @@ class MemoryNode(Acquaintances, NodeApi):
             reference=str(reference),
             content_id=content_id_text(manifest),
             file_count=len(views),
+            whole_count=sum(view.complete for view in views),
             data_size=held,
             missing_bytes=release.manifest.data_size - held,
             faults=tuple(faults),

@@ -128,7 +128,8 @@ def verify(run: Invocation, reference: str) -> None:
         )
     if not run.json:
         missing = found["missing_bytes"]
+        files = plural(found["file_count"], "file")
+        if missing:
+            files = f"{found['whole_count']:,} of {files}"
         rest = f"; {size_text(missing)} are not held here" if missing else ""
-        out(
-            f"verified {plural(found['file_count'], 'file')}, {size_text(found['data_size'])}{rest}"
-        )
+        out(f"verified {files}, {size_text(found['data_size'])}{rest}")

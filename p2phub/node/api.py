@@ -206,10 +206,9 @@ class VersionsView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseSummary:
-    """One row of `ls`: a release that this node holds, or knows from a publisher whom the user
-    named."""
+    """One row of `ls`: a release that is held, or known from a publisher whom the user named."""
 
-    reference: str  # petname/name@version where there is a petname, else the content id
+    reference: str  # petname or publisher id/name@version, else the content id
     manifest: Digest
     content_id: str
     publisher_id: str | None
@@ -221,7 +220,7 @@ class ReleaseSummary:
     file_count: int
     data_size: int
     held_bytes: int
-    state: str  # "published", "complete", "partial" or "known"
+    state: str  # "published", "changed" (published, then edited), "complete", "partial" or "known"
     path: Path | None  # where its files are, if they are materialised
 
 
@@ -309,6 +308,7 @@ class Verified:
     reference: str
     content_id: str
     file_count: int
+    whole_count: int  # files of which every byte is held and was compared
     data_size: int  # bytes read and compared
     missing_bytes: int  # not held here, so not compared
     faults: tuple[Fault, ...]

@@ -129,13 +129,14 @@ class Library:
         """As NodeApi.verify."""
         digest, text, signer = await self.held_digest(reference)
         tree = await trio.to_thread.run_sync(held_tree, self._store, digest)
-        done_bytes = missing_bytes = 0
+        done_bytes = missing_bytes = whole_count = 0
         faults: list[Fault] = []
         for file in tree.files:
             progress(Progress("verify", done_bytes, tree.data_size, note=file.path))
             checked_bytes, fault = await trio.to_thread.run_sync(self._verify_file, file)
             done_bytes += checked_bytes
             missing_bytes += file.size - checked_bytes
+            whole_count += checked_bytes == file.size
             if fault is not None:
                 faults.append(fault)
         progress(Progress("verify", done_bytes, tree.data_size))
@@ -143,6 +144,7 @@ class Library:
             reference=text,
             content_id=content_id_text(digest),
             file_count=len(tree.files),
+            whole_count=whole_count,
             data_size=done_bytes,
             missing_bytes=missing_bytes,
             faults=tuple(faults),
@@ -267,9 +269,10 @@ class Library:
     ) -> ReleaseSummary:
         names = self._petnames.names_of(statement.publisher_id) if statement else ()
         text = content_id_text(digest)
-        reference = (
-            f"{names[0]}/{statement.name}@{statement.version}" if statement and names else text
-        )
+        if statement and names:
+            reference = f"{names[0]}/{statement.name}@{statement.version}"
+        else:  # as it was fetched: by its publisher's id, or by content id alone
+            reference = (held and held.name) or text
         manifest: Manifest | None = None
         held_bytes, complete = 0, False
         try:
@@ -282,7 +285,7 @@ class Library:
             pass  # its documents are not here: it is only known
         state = "known"
         if held is not None and held.origin == "published":
-            state = "published"
+            state = "published" if complete else "changed"
         elif complete:
             state = "complete"
         elif held_bytes:

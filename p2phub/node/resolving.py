@@ -222,7 +222,8 @@ class Resolver:
                 f"{view.fresh_until:%Y-%m-%d}"
             )
         if not own and 0 < peers_count < ANSWERS_FEW:
-            notes.append(f"the publisher's newest word was seen from {peers_count} peer(s) only")
+            peers = "1 peer" if peers_count == 1 else f"{peers_count} peers"
+            notes.append(f"the publisher's newest word was seen from {peers} only")
         text = str(replace(asked, version=statement.version))
         signer = self.signer_of(statement, view.state, peers_count)
         return Resolved(
