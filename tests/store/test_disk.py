@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,6 +287,19 @@ def test_a_tree_of_store_files_is_linked_and_costs_nothing(
     assert placement.extra_bytes == 0
     assert set(placement.methods) <= {Method.REFLINK, Method.HARDLINK}
     assert store.materialize([file.file_record("file")], tmp_path / "tree").extra_bytes == 0
+
+
+def test_a_tree_of_a_large_file_takes_no_memory_of_its_size(
+    store: DiskStore, tmp_path: Path
+) -> None:
+    file = sample(8_000_000)
+    fetch(store, file)
+    store.finish(file.object)
+    tracemalloc.start()
+    store.materialize([file.file_record("file")], tmp_path / "tree")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4_000_000
 
 
 def test_what_a_crash_left_of_a_tree_is_taken_away(store: DiskStore, tmp_path: Path) -> None:
