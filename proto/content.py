@@ -36,6 +36,9 @@ _INVISIBLE = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u2069\\ufeff]"
 )
 
+_LAST_FIELDS = re.compile(rb"\xa4type[\xa0-\xbf]([ -~]+)\xa1v.\Z", re.DOTALL)
+_LAST_FIELDS_BYTES_MAX = 40  # a type is a short text
+
 OBJECT_TYPE = "p2phub/object"
 SEGMENT_TYPE = "p2phub/segment"
 
@@ -163,6 +166,15 @@ def _segment_ref(row: Value) -> SegmentRef:
 
 
 # ---- fields of a document, checked --------------------------------------------------------------
+
+
+def document_type(data: bytes) -> str:
+    """The type that a document states, or "" if it states none; nothing else of it is checked.
+
+    Keys are in order, and no document has one behind `type` and `v`: they are its last bytes.
+    """
+    found = _LAST_FIELDS.search(data[-_LAST_FIELDS_BYTES_MAX:])
+    return found[1].decode("ascii") if found else ""
 
 
 def document(data: bytes, kind: str, keys: tuple[str, ...], size_max: int) -> dict[str, Value]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Sequence
 
 import trio
 
@@ -26,6 +27,7 @@ from p2phub.node.files import read_json, try_write
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import held_tree
 from p2phub.paths import Home
+from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import ObjectState, Store
 
 SAVE_PERIOD_S = 60.0  # a crash announces again at most what changed in this time
@@ -77,10 +79,13 @@ class Announcing:
         self._changed.set()
         return int(added)
 
-    async def announce_release(self, manifest: Digest) -> int:
-        """Announce a held manifest and its whole large files; how many names are new."""
+    async def announce_release(self, manifest: Digest, files: Sequence[FileRecord] = ()) -> int:
+        """Announce a held manifest and its whole large files; how many names are new.
+
+        files: all that it lists, where the caller has them at hand.
+        """
         count = self.add(KeyKind.MANIFEST, manifest)
-        complete = await trio.to_thread.run_sync(self._complete_objects, manifest)
+        complete = await trio.to_thread.run_sync(self._complete_objects, manifest, files)
         for name, size_bytes, sum_sha256 in complete:
             count += self.add(KeyKind.OBJECT, name, size_bytes)
             count += self.add(KeyKind.SHA256, sum_sha256, size_bytes)
@@ -106,9 +111,11 @@ class Announcing:
     def statistics(self) -> AnnounceStatistics:
         return self._queue.statistics(trio.current_time())
 
-    def _complete_objects(self, manifest: Digest) -> list[tuple[Digest, int, bytes]]:
+    def _complete_objects(
+        self, manifest: Digest, files: Sequence[FileRecord]
+    ) -> list[tuple[Digest, int, bytes]]:
         found = []
-        for file in held_tree(self._store, manifest).files:
+        for file in files or held_tree(self._store, manifest).files:
             if file.size < OBJECT_BYTES_MIN:
                 continue
             status = self._store.status(file.object)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -24,8 +24,8 @@ from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Withdrawn
 from p2phub.store.cache import Cache
-from p2phub.store.file_system import FileSystem
-from p2phub.store.index import Index, ObjectRow, SegmentRow, sample_key
+from p2phub.store.file_system import AnyPath, FileSystem
+from p2phub.store.index import Index, ObjectRow, SegmentRow, SingleFile, sample_key
 from p2phub.store.keeping import Keeping
 from p2phub.store.objects import StoredObject, file_keys
 from p2phub.store.open_files import OpenFiles
@@ -117,18 +117,30 @@ class Holdings:
                 found.add(name)
         return found
 
-    def read_singles(self, chunks: Sequence[tuple[Digest, memoryview]]) -> None:
-        """Fill each view with the chunk of that name, verified now: the places of all of them are
-        looked up at once. Raises NotHeld, CorruptChunk.
+    def find_singles(self, names: Sequence[Digest]) -> dict[Digest, Location | SingleFile]:
+        """Where those of `names` lie that the index knows as chunks of packs or as whole files."""
+        found: dict[Digest, Location | SingleFile] = {**self.index.locations(names)}
+        left = [name for name in names if name not in found]
+        if left:
+            found.update(self.index.single_files(left))
+        return found
+
+    def read_singles(
+        self,
+        chunks: Sequence[tuple[Digest, memoryview]],
+        places: Mapping[Digest, Location | SingleFile],
+    ) -> None:
+        """Fill each view with the chunk of that name, verified now. places: as `find_singles` gave
+        them some time ago. Raises NotHeld, CorruptChunk.
         """
-        names = [name for name, _ in chunks]
-        packed = self.index.locations(names)
-        whole = self.index.single_rows([name for name in names if name not in packed])
         for name, into in chunks:
-            if name in packed:
-                is_read = self._read_packed(packed[name], into)
-            else:
-                is_read = name in whole and self._read_once(whole[name], into)
+            match places.get(name):
+                case Location() as location:
+                    is_read = self._read_packed(location, into)
+                case SingleFile() as file:
+                    is_read = self._read_once(name, file, into)
+                case _:
+                    is_read = False
             if is_read and digest(into) == name:
                 continue
             data = self.get(name)  # not indexed yet, not there any more, or damaged
@@ -245,21 +257,18 @@ class Holdings:
         except FileNotFoundError:
             return False
 
-    def _read_once(self, row: ObjectRow, into: memoryview) -> bool:
+    def _read_once(self, name: Digest, single: SingleFile, into: memoryview) -> bool:
         """Whether a small file was read, unverified. It is opened for this alone: of many such
         files none is read twice soon, and a descriptor kept would cost another file its own.
         """
-        path = self._path(row)
+        path = single.path or self.folder.whole(name)
         try:
             file = self.files.open(path, os.O_RDONLY)
         except (FileNotFoundError, StoreFailed):
             return False
         try:
-            return (
-                not self._difference(file, path, row.stamp)
-                and self.files.read(file, into, 0, path) == len(into)
-                and not self._difference(file, path, row.stamp)
-            )
+            is_read = self.files.read(file, into, 0, path) == len(into)
+            return is_read and not self._difference(file, path, single.stamp)
         finally:
             self.files.close(file)
 
@@ -281,7 +290,7 @@ class Holdings:
             # It is being finished, and was renamed in this very moment.
             return self.files.open(row.target or self.folder.whole(row.digest), os.O_RDONLY)
 
-    def _difference(self, file: int, path: Path, stamp: FileStamp | None) -> str:
+    def _difference(self, file: int, path: AnyPath, stamp: FileStamp | None) -> str:
         """What is different about an open file of the user's; "" if nothing is."""
         status = self.files.status(file, path)
         if not S_ISREG(status.st_mode) or status.st_nlink == 0:

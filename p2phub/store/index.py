@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 from p2phub.digest import Digest
 from p2phub.errors import StoreError, StoreFailed, StoreFull, StoreNewer
@@ -63,6 +63,15 @@ class SegmentRow:
     offset: int  # bytes
     chunk_count: int
     data_size: int  # bytes
+
+
+class SingleFile(NamedTuple):
+    """Where a whole file of one chunk lies: what of its row is needed to read it. Many of these
+    are read at once.
+    """
+
+    path: str | None  # None: where `StoreFolder` says
+    stamp: FileStamp | None
 
 
 def is_sampled(name: Digest, length: int) -> bool:
@@ -207,14 +216,19 @@ class Index:
         )
         return self._among(statement, names)
 
-    def single_rows(self, names: Sequence[Digest]) -> dict[Digest, ObjectRow]:
-        """The rows of those of `names` that are complete objects of one chunk."""
+    def single_files(self, names: Sequence[Digest]) -> dict[Digest, SingleFile]:
+        """Those of `names` that are complete objects of one chunk."""
         statement = (
-            f"SELECT {_OBJECT} FROM object"  # noqa: S608
+            "SELECT digest, path, stamp FROM object"
             " WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
         )
-        rows = map(_object_row, self._in_groups(statement, names))
-        return {row.digest: row for row in rows}
+        return {
+            name: SingleFile(
+                None if path is None else os.fsdecode(path),
+                FileStamp(*STAMP.unpack(stamp)) if stamp else None,
+            )
+            for name, path, stamp in self._in_groups(statement, names)
+        }
 
     def segments_of(self, object: int) -> list[SegmentRow]:
         statement = (

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from p2phub.digest import DIGEST_BYTES, Digest
 from p2phub.errors import MalformedDocument
-from p2phub.proto.codec import decode
-from p2phub.proto.content import OBJECT_TYPE, SEGMENT_TYPE, ObjectRecord, Segment
-from p2phub.proto.limits import DOCUMENT_BYTES_MAX
+from p2phub.proto.content import OBJECT_TYPE, SEGMENT_TYPE, ObjectRecord, Segment, document_type
 from p2phub.proto.manifest import FILE_PAGE_TYPE, MANIFEST_TYPE, FilePage, Manifest
 from p2phub.store.cache import Cache
 
@@ -40,8 +38,7 @@ class Page:
 
 def decode_page(name: Digest, data: bytes) -> Page:
     """The page in a document's bytes. Raises MalformedDocument if they are no page."""
-    value = decode(data, size_max=DOCUMENT_BYTES_MAX)
-    match value.get("type") if isinstance(value, dict) else None:
+    match document_type(data):
         case "p2phub/segment":
             segment = Segment.decode(data)
             return Page(name, True, segment.digests, segment.lengths, segment.offsets())
@@ -50,7 +47,7 @@ def decode_page(name: Digest, data: bytes) -> Page:
             rows = [(ref.digest, ref.size) for ref in refs]
         case "p2phub/files":
             rows = [
-                (file.object, UNKNOWN_LENGTH if file.has_record else file.size)
+                (file.object, UNKNOWN_LENGTH if file.chunk_count > 1 else file.size)
                 for file in FilePage.decode(data).files
             ]
         case "p2phub/manifest":

@@ -229,7 +229,8 @@ class Placing:
         names = [file.object for file in files]
         if files[0].chunk_count != 1:  # what lies in packs by its name is the record
             return False
-        if len(self._holdings.index.in_packs(names)) < len(set(names)):
+        places = self._holdings.index.locations(names)
+        if any(name not in places for name in names):
             return False
         buffer = memoryview(bytearray(sum(file.size for file in files)))
         views, offset = [], 0
@@ -237,7 +238,7 @@ class Placing:
             views.append(buffer[offset : offset + file.size])
             offset += file.size
         try:
-            self._holdings.read_singles(list(zip(names, views, strict=True)))
+            self._holdings.read_singles(list(zip(names, views, strict=True)), places)
         except (NotHeld, CorruptChunk):
             return False
         if any(sha256(view) != file.sha256 for file, view in zip(files, views, strict=True)):

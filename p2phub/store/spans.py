@@ -15,6 +15,8 @@ from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, WrongChunk
 from p2phub.proto.messages import Run
 from p2phub.store.holdings import Holdings, Place
+from p2phub.store.index import SingleFile
+from p2phub.store.packs import Location
 from p2phub.store.pages import UNKNOWN_LENGTH, Page
 from p2phub.store.parts import Parts
 
@@ -61,6 +63,7 @@ class DiskSpanReader(Span):
 
     def __init__(self, holdings: Holdings, runs: Sequence[Run]) -> None:
         super().__init__(holdings, runs)
+        self._singles: dict[Digest, Location | SingleFile] = {}
         self._stretches = [
             s for first, page, run in self._runs for s in self._locate(first, page, run)
         ]
@@ -145,7 +148,8 @@ class DiskSpanReader(Span):
             [
                 (page.digest_of(entry + number - first), self._part(into, first, number))
                 for number in range(first, stop)
-            ]
+            ],
+            self._singles,
         )
 
     def _part(self, into: memoryview, first: int, number: int) -> memoryview:
@@ -156,9 +160,11 @@ class DiskSpanReader(Span):
         count = run.stop - run.start
         if not page.is_segment:
             names = [page.digest_of(index) for index in range(run.start, run.stop)]
-            held = self._holdings.has(names, is_durable=False)
-            if len(held) < len(set(names)):
+            found = self._holdings.find_singles(names)
+            left = {name for name in names if name not in found}
+            if left and len(self._holdings.has(list(left), is_durable=False)) < len(left):
                 raise NotHeld(f"chunks of the page {page.digest.hex()} are not held")
+            self._singles |= found
             return [Stretch(first, first + count, page, run.start, ())]
         places = self._holdings.places(page.digest)
         whole = tuple(p for p in places if p.object.holds(p.segment.number, run.start, run.stop))
