@@ -3,7 +3,7 @@ answered.
 
 What peers answer is verified by `p2phub.trust`; this module only carries questions and answers and
 keeps one `Follower` for each publisher. A peer can withhold, never forge, so all answers that come
-in time are used.
+in time are used, and where all of them were wrong, others are asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from dataclasses import dataclass
 import trio
 
 from p2phub.core.trust.releases import ReleaseStatement
-from p2phub.errors import NoProvider, P2phubError, PeerTimeout
+from p2phub.errors import (
+    BrokenRootChain,
+    MetadataExpired,
+    MetadataIncomplete,
+    NoProvider,
+    P2phubError,
+    PeerTimeout,
+    RollbackRefused,
+    TamperedMetadata,
+    WrongSigner,
+)
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.node.answering import Answers, answer_each
 from p2phub.node.search import Search
@@ -35,9 +45,18 @@ from p2phub.trust.follower import Follower, FreshView
 
 PEERS_ASKED_MAX = 8  # for one file
 ANSWERS_ENOUGH = 3  # distinct peers after which the slow ones are not waited for
+NEWS_GRACE_S = 0.5  # waited all the same for who may know newer: three quick peers may collude
+ROUNDS_MAX = 3  # of one refresh, each with peers that gave no wrong answer in those before
 ANSWER_WINDOW_S = 5.0  # all answers within it are used
 ASKING_MAX = 8  # publishers whose news are asked for at once
 ANSWER_TIMEOUT_S = 15.0  # without any answer, before "no provider found"
+
+NEWS = "timestamp.json"  # the one file that no other file vouches for
+# What wrong answers lead to; other peers may have right ones.
+_WRONG_ANSWERS = (
+    BrokenRootChain, MetadataExpired, MetadataIncomplete, RollbackRefused, TamperedMetadata,
+    WrongSigner,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +94,25 @@ class Publishers:
         """Ask peers what is new. Raises as `Follower.refresh`; NoProvider where nobody answered."""
         followed = self._followed(publisher_id)
         async with followed.lock:
-            followed.search = search
-            followed.timestamp_peers = set()
-            followed.silent = set()
+            followed.begin(search)
             try:
-                view = await trio.to_thread.run_sync(
-                    followed.follower.refresh, time.time(), limiter=self._asking
-                )
+                view = await self._refresh(followed)
             finally:
                 followed.search = None
-            return Seen(view, len(followed.timestamp_peers))
+            return Seen(view, len(followed.news_peers))
+
+    async def _refresh(self, followed: _Followed) -> FreshView:
+        for _ in range(ROUNDS_MAX - 1):
+            try:
+                return await trio.to_thread.run_sync(
+                    followed.follower.refresh, time.time(), limiter=self._asking
+                )
+            except _WRONG_ANSWERS:
+                if not followed.pass_over():
+                    raise
+        return await trio.to_thread.run_sync(
+            followed.follower.refresh, time.time(), limiter=self._asking
+        )
 
     async def resolve(
         self,
@@ -100,7 +128,7 @@ class Publishers:
         """
         followed = self._followed(publisher_id)
         async with followed.lock:
-            followed.search = search
+            followed.begin(search)
             try:
                 return await trio.to_thread.run_sync(
                     followed.follower.resolve,
@@ -168,11 +196,25 @@ class _Followed:
     def __init__(self, publisher_id: str, network: Network, floor: Floor, home: Home) -> None:
         self.lock = trio.Lock()
         self.search: Search | None = None
-        self.timestamp_peers: set[PeerId] = set()
-        self.silent: set[PeerId] = set()  # let the window of an earlier question pass
+        self.news_peers: set[PeerId] = set()
+        self._silent: set[PeerId] = set()  # let the window of an earlier question pass
+        self._answered: set[PeerId] = set()  # the last question
+        self._passed_over: set[PeerId] = set()  # answered one that came to nothing
         self._network = network
         self._publisher_id = publisher_id
         self.follower = Follower(publisher_id, home.followed(publisher_id), floor, self._fetch)
+
+    def begin(self, search: Search | None) -> None:
+        """Let the follower's next questions go to the peers of a search."""
+        self.search = search
+        self.news_peers, self._silent = set(), set()
+        self._answered, self._passed_over = set(), set()
+
+    def pass_over(self) -> bool:
+        """Those who answered the last question are asked no more; whether others are left."""
+        self._passed_over |= self._answered
+        self._answered = set()
+        return self.search is not None and bool(set(self.search.found) - self._passed_over)
 
     def _fetch(self, file_name: str, bytes_max: int) -> list[bytes]:
         """Called by the follower in its worker thread."""
@@ -185,6 +227,7 @@ class _Followed:
             raise NoProvider(f"{file_name} of the publisher is not here, and no peers were asked")
         answers: dict[PeerId, bytes | None] = {}
         asked: set[PeerId] = set()
+        grace_s = NEWS_GRACE_S if file_name == NEWS else 0.0
         changed = trio.Event()
         started_s = trio.current_time()
 
@@ -195,25 +238,26 @@ class _Followed:
                     answers[peer] = await self._ask(peer, file_name, bytes_max)
             except (P2phubError, trio.TooSlowError):
                 asked_failed.add(peer)
-                self.silent.add(peer)
+                self._silent.add(peer)
             changed.set()
 
         asked_failed: set[PeerId] = set()
         async with open_tasks() as nursery:
             while True:
                 for peer in search.found:
-                    if peer not in asked and len(asked) - len(asked_failed) < PEERS_ASKED_MAX:
+                    has_room = len(asked) - len(asked_failed) < PEERS_ASKED_MAX
+                    if has_room and peer not in asked and peer not in self._passed_over:
                         asked.add(peer)
                         nursery.start_soon(ask, peer)
                 waited_s = trio.current_time() - started_s
                 # Who was silent before is asked again, and not waited for again.
-                pending = asked - asked_failed - self.silent - answers.keys()
+                pending = asked - asked_failed - self._silent - answers.keys()
                 round_over = search.is_surveyed and not pending
                 held_count = sum(answer is not None for answer in answers.values())
-                if held_count >= ANSWERS_ENOUGH or (
+                if (held_count >= ANSWERS_ENOUGH and waited_s >= grace_s) or (
                     answers and (round_over or waited_s >= ANSWER_WINDOW_S)
                 ):
-                    self.silent |= pending if waited_s >= ANSWER_WINDOW_S else set()
+                    self._silent |= pending if waited_s >= ANSWER_WINDOW_S else set()
                     break
                 if waited_s >= ANSWER_TIMEOUT_S:
                     break
@@ -223,8 +267,9 @@ class _Followed:
             nursery.cancel_scope.cancel()
         if not answers:
             raise search.report(f"the signed metadata of publisher {self._publisher_id}")
-        if file_name == "timestamp.json":
-            self.timestamp_peers = {peer for peer, answer in answers.items() if answer is not None}
+        self._answered = set(answers)
+        if file_name == NEWS:
+            self.news_peers = {peer for peer, answer in answers.items() if answer is not None}
         return list(dict.fromkeys(answer for answer in answers.values() if answer is not None))
 
     async def _ask(self, peer: PeerId, file_name: str, bytes_max: int) -> bytes | None:

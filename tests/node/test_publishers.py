@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from p2phub.digest import sha256
 from p2phub.errors import StreamClosed
 from p2phub.net.base import Stream
 from p2phub.net.memory import MemoryHub, MemoryNetwork
+from p2phub.node import publishers
 from p2phub.node.api import Published
 from p2phub.node.node import Node
 from p2phub.proto import protocols
@@ -113,6 +114,36 @@ async def test_no_peer_keeps_a_follower_from_the_news(
         assert peers_count >= 1
         owner = stage.owner._publishers.follower(stage.published.publisher_id)
         assert view.timestamp_version == owner.known(time.time()).timestamp_version
+
+
+@pytest.mark.parametrize("kind", ["garbage", "old", "false snapshot"])
+async def test_quick_liars_do_not_keep_a_follower_from_a_slow_peer(
+    tmp_path: Path, kind: str
+) -> None:
+    async with scene(tmp_path) as stage, AsyncExitStack() as peers:
+        owner = stage.owner._publishers.follower(stage.published.publisher_id)
+        version = owner.known(time.time()).timestamp_version
+        roles = ("root", "snapshot", "targets", "tiny")
+        names = [f"{number}.{role}.json" for number in range(1, version + 1) for role in roles]
+        names.append("timestamp.json")
+        new = {name: data for name in names if (data := owner.metadata(name))}
+        false = {**new, f"{version}.snapshot.json": b"{}"}
+        lie = {"garbage": garbage, "old": giving(stage.old), "false snapshot": giving(false)}[kind]
+
+        async def slow(stream: Stream, wanted: MetaWanted) -> None:
+            await trio.sleep(0.1)
+            await giving(new)(stream, wanted)  # type: ignore[misc]
+
+        named: list[str] = []
+        for number in range(publishers.ANSWERS_ENOUGH):
+            liar = await peers.enter_async_context(metadata_peer(stage.hub, f"liar {number}", lie))
+            named += liar.addresses()
+        honest = await peers.enter_async_context(metadata_peer(stage.hub, "honest", slow))
+        named += honest.addresses()
+        view, peers_count, _ = await stage.reader._resolver.refresh(
+            stage.published.publisher_id, named
+        )
+        assert view.timestamp_version == version and peers_count >= 1
 
 
 async def test_a_stranger_s_questions_make_no_publisher_known(tmp_path: Path) -> None:
