@@ -233,6 +233,7 @@ class Transfer:
     def on_chunks(self, span: Span, first: int, stop: int) -> None:
         """Chunks [first, stop) of a span are verified and written: others may have them."""
         self._last_progress_s = trio.current_time()
+        self.search.on_fed()
         self._arrived.set()
         self._arrived = trio.Event()
         self.watches.on_held(entries_of(span.runs, first, stop))
