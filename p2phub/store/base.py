@@ -32,6 +32,7 @@ from p2phub.proto.messages import Run
 
 CHECKPOINT_BYTES = 32 << 20  # written and not yet durable: a crash loses at most this much
 CHECKPOINT_S = 2.0  # and at most this many seconds of a download
+INCONSISTENCIES_MAX = 1000  # told by one check: more help nobody
 PART_IDLE_S = 3600.0  # what was read in passing may be read again within this time
 
 
@@ -130,6 +131,7 @@ class Withdrawn:
     pages: tuple[
         tuple[Digest, tuple[int, ...]], ...
     ]  # entries (page, indexes) no longer held; no indexes: all of it
+    is_damage: bool = False  # the disk's doing, not the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,14 @@ class Scrubbed:
     read_bytes: int  # right
     damaged_count: int  # chunks that were not as they were written
     is_over: bool  # nothing is left to read
+
+
+@dataclass(frozen=True, slots=True)
+class Inconsistency:
+    """Two things in a store that contradict each other, or something that is lacking."""
+
+    what: str  # one sentence for people
+    is_repaired: bool
 
 
 class SpanReader(Protocol):
@@ -321,7 +331,8 @@ class Store(Protocol):
         place: the file's final place. It is the user's from then on and used where it lies
         (Method.ADOPTED); an equal file that is there already is accepted. Without it the file goes
         to the store's own data, read-only.
-        A complete object is laid out at `place` as by `place_files`. Raises NotHeld if chunks are
+        A complete object is laid out at `place` as by `place_files`. A file of one chunk that is
+        held is whole from then on. Raises NotHeld if chunks are
         missing, DigestMismatch (the manifest is at fault; facts: object, sha256, got): its chunks
         stay readable, it is never complete; CorruptChunk if the disk lost bytes: ask again for what
         is missing; DestinationExists.
@@ -440,6 +451,19 @@ class Store(Protocol):
 
         since_s, now_s: seconds since 1970. Goes on where it stopped, also after a restart. What is
         wrong is cleared, set aside and told by `withdrawn`. For one thread at a time.
+        """
+
+    def check(self, *, is_repair: bool) -> list[Inconsistency]:
+        """Compare index, files, packs and journal with each other, without reading contents (see
+        `scrub`), and what kept releases need with what is held.
+
+        is_repair: make again what can be made again from what is here. At most
+        INCONSISTENCIES_MAX are told. Blocks others from writing now and then.
+        """
+
+    def damaged(self) -> list[Digest]:
+        """Objects, small files and documents that were damaged on this disk, or that it lost, and
+        that are not whole again.
         """
 
     # ---- itself ----------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Collecting:
             if not is_dry_run:
                 with holdings.index.transaction() as change:
                     change.drop_leases(now_s)
+                    change.forget_damaged(n for n in holdings.index.damaged() if n not in marks)
             tally.freed_bytes += self._compacting.run(tally.live_bytes, is_dry_run=is_dry_run)
         return Collected(
             tuple(tally.objects), tally.forgotten_count, tally.chunk_count, tally.freed_bytes

@@ -27,6 +27,7 @@ from p2phub.store.base import (
     PART_IDLE_S,
     Collected,
     FileStamp,
+    Inconsistency,
     ObjectState,
     ObjectStatus,
     Place,
@@ -37,13 +38,14 @@ from p2phub.store.base import (
     StoreUsage,
     Withdrawn,
 )
+from p2phub.store.checking import Checking
 from p2phub.store.collecting import Collecting
 from p2phub.store.file_system import FileSystem, failures, network_file_system
 from p2phub.store.finishing import Finishing
 from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index
-from p2phub.store.journal import Journal
+from p2phub.store.journal import Journal, kept, let_go
 from p2phub.store.objects import StoredObject
 from p2phub.store.packs import Packs
 from p2phub.store.parts import Parts
@@ -152,8 +154,9 @@ class DiskStore:
 
     def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
         found = self._holdings.named(object)
-        if found is None:
-            raise NotHeld(f"nothing is held of the object {object.hex()}", object=object.hex())
+        if found is None or (found.row.chunk_count == 1 and not found.is_whole):
+            file = self._finishing.finish_single(object, found, place.path if place else "")
+            return self._placing.place_files([file], place.folder) if place else Placement(Path())
         placement = None
         if found.row.state is not ObjectState.COMPLETE:
             placement = self._finishing.finish(found, place)
@@ -254,35 +257,25 @@ class DiskStore:
     # ---- what is kept
 
     def add_release(self, release: Release) -> None:
-        self._journal.append(
-            [
-                {
-                    "do": "keep",
-                    "manifest": release.manifest.hex(),
-                    "name": release.name,
-                    "origin": release.origin,
-                    "path": None if release.path is None else str(release.path),
-                    "method": release.method,
-                    "added_s": release.added_s,
-                    "pinned": release.is_pinned,
-                }
-            ]
-        )
-        with self._index.transaction() as change:
-            change.put_release(release)
+        with self._journal.keeping:
+            self._journal.append([kept(release)])
+            with self._index.transaction() as change:
+                change.put_release(release)
 
     def remove_release(self, manifest: Digest, name: str | None = None) -> bool:
-        self._journal.append([{"do": "let go", "manifest": manifest.hex(), "name": name}])
-        with self._index.transaction() as change:
-            return change.drop_release(manifest, name) > 0
+        with self._journal.keeping:
+            self._journal.append([let_go(manifest, name)])
+            with self._index.transaction() as change:
+                return change.drop_release(manifest, name) > 0
 
     def releases(self) -> list[Release]:
         return self._index.releases()
 
     def pin(self, manifest: Digest, pinned: bool) -> bool:
-        self._journal.append([{"do": "pin", "manifest": manifest.hex(), "pinned": pinned}])
-        with self._index.transaction() as change:
-            return change.pin(manifest, pinned) > 0
+        with self._journal.keeping:
+            self._journal.append([{"do": "pin", "manifest": manifest.hex(), "pinned": pinned}])
+            with self._index.transaction() as change:
+                return change.pin(manifest, pinned) > 0
 
     def lease(self, manifest: Digest, owner: str, until_s: float) -> None:
         with self._index.transaction() as change:
@@ -302,6 +295,14 @@ class DiskStore:
 
     def scrub(self, since_s: float, now_s: float) -> Scrubbed:
         return self._scrubbing.scrub(since_s, now_s)
+
+    def check(self, *, is_repair: bool) -> list[Inconsistency]:
+        return Checking(self._holdings, self._journal, self._parts, self._finishing).run(
+            is_repair=is_repair
+        )
+
+    def damaged(self) -> list[Digest]:
+        return self._holdings.still_damaged()
 
     # ---- itself
 

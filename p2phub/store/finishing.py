@@ -10,9 +10,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from p2phub.digest import digest
+from p2phub.digest import Digest, digest, sha256
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import part_in
+from p2phub.proto.manifest import FileRecord, document_kind
 from p2phub.store.base import FileStamp, Method, ObjectState, Place, Placement
 from p2phub.store.file_system import failures
 from p2phub.store.hashing import PrefixHash
@@ -60,6 +61,22 @@ class Finishing:
             with object.lock:
                 object.is_closing = False
                 object.lock.notify_all()
+
+    def finish_single(self, name: Digest, object: StoredObject | None, path: str) -> FileRecord:
+        """A file of one chunk is whole wherever its chunk lies; what is known of it now. object: a
+        row of before, when it lay elsewhere. Raises NotHeld, CorruptChunk.
+        """
+        data = self._holdings.get(name)
+        if object is None and document_kind(data) == "object":
+            raise NotHeld(f"nothing is held of the object {name.hex()}", object=name.hex())
+        record = FileRecord(path, len(data), sha256(data), name, 1)
+        with self._holdings.index.transaction() as change:
+            change.add_small_files([(record.sha256, name)])
+            if object is not None:
+                change.drop_object(object.row.id)
+        if object is not None:
+            self._holdings.dropped(object)
+        return record
 
     def settle(self, object: StoredObject) -> None:
         """Understand what a crash or a refusal left of a part: renamed already, or gone."""

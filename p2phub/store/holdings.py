@@ -24,7 +24,7 @@ from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Withdrawn
 from p2phub.store.cache import Cache
-from p2phub.store.file_system import AnyPath, FileSystem
+from p2phub.store.file_system import AnyPath, FileSystem, failures
 from p2phub.store.index import Index, ObjectRow, SegmentRow, SingleFile, sample_key
 from p2phub.store.keeping import Keeping
 from p2phub.store.objects import StoredObject, file_keys
@@ -240,6 +240,7 @@ class Holdings:
         except FileNotFoundError:
             if object.row != row:
                 return self.read(object, offset, into)
+            self.check_mounted()
             reason = "was removed"
         except StoreFailed as error:
             if row.kind != "adopted" or error.facts.get("errno") not in _REPLACED:
@@ -306,8 +307,19 @@ class Holdings:
 
     # ---- what is not held any more
 
-    def withdraw(self, object: StoredObject, reason: str) -> None:
-        """The file of an object is not what it was: nothing of it is held from now on."""
+    def check_mounted(self) -> None:
+        """Raises StoreFailed where all of the store is away, not one file: nothing was lost then,
+        and nothing may be written down as lost.
+        """
+        with failures(self.folder.version):
+            os.lstat(self.folder.version)
+
+    def withdraw(self, object: StoredObject, reason: str, *, is_damage: bool = False) -> None:
+        """The file of an object is not what it was: nothing of it is held from now on.
+
+        is_damage: by the disk. A file of the store's own is nobody else's to change or remove.
+        """
+        is_damage = is_damage or object.row.kind == "data"
         with object.lock:
             if object.row.state is ObjectState.CHANGED:
                 return
@@ -315,8 +327,10 @@ class Holdings:
             object.written, object.durable, object.pending = {}, {}, {}
         self._open.drop(object.file_key)
         pages = tuple((segment.digest, ()) for segment in object.segments)
-        self._note(object, reason, pages or ((object.row.digest, ()),))
+        self._note(object, reason, pages or ((object.row.digest, ()),), is_damage)
         with self.index.transaction() as change:
+            if is_damage:
+                change.note_damaged([object.row.digest])
             change.change_object(object.row)
             change.drop_bits(object.row.id)
             change.drop_samples(object.row.id)
@@ -326,15 +340,16 @@ class Holdings:
     ) -> None:
         """One chunk of an object is not what it was: clear it, and set the wrong bytes aside."""
         if segment is None:
-            self.withdraw(object, "is damaged")
+            self.withdraw(object, "is damaged", is_damage=True)
             return
         with object.lock:
             object.clear_chunk(segment, index)
             object.row = replace(object.row, state=ObjectState.PARTIAL)
             rows = [(number, bytes(some)) for number, some in object.durable.items()]
-        self._note(object, "is damaged", ((segment.digest, (index,)),))
+        self._note(object, "is damaged", ((segment.digest, (index,)),), True)
         self._quarantine(object.row.digest, segment.first_chunk + index, data)
         with self.index.transaction() as change:
+            change.note_damaged([object.row.digest])
             change.change_object(object.row)
             change.put_bits(object.row.id, rows)
 
@@ -342,6 +357,16 @@ class Holdings:
         with self._lock:
             found, self._withdrawn = self._withdrawn, []
         return found
+
+    def still_damaged(self) -> list[Digest]:
+        """See `Store.damaged`."""
+        names = self.index.damaged()
+        held = self.has(names, is_durable=True) if names else set()
+        whole = {name for name in held if (found := self.named(name)) is None or found.is_whole}
+        if whole:
+            with self.index.transaction() as change:
+                change.forget_damaged(whole)
+        return [name for name in names if name not in whole]
 
     def close(self) -> None:
         self._open.close()
@@ -357,6 +382,7 @@ class Holdings:
         try:
             got = self.packs.read(location, memoryview(data))
         except FileNotFoundError:
+            self.check_mounted()
             got = 0
         if got == location.length and digest(data) == name:
             return bytes(data)
@@ -367,10 +393,13 @@ class Holdings:
             return self.packed(name, now)  # its pack was written anew meanwhile
         with self.index.transaction() as change:
             change.drop_chunks([name])
+            change.note_damaged([name])
         self.pages.drop(name)
         path = self.folder.pack(location.pack)
         with self._lock:
-            self._withdrawn.append(Withdrawn(name, path, f"{path} is damaged", ((name, ()),)))
+            self._withdrawn.append(
+                Withdrawn(name, path, f"{path} is damaged", ((name, ()),), is_damage=True)
+            )
         self._quarantine(name, 0, bytes(data))
         return None
 
@@ -415,11 +444,17 @@ class Holdings:
         return None
 
     def _note(
-        self, object: StoredObject, reason: str, pages: tuple[tuple[Digest, tuple[int, ...]], ...]
+        self,
+        object: StoredObject,
+        reason: str,
+        pages: tuple[tuple[Digest, tuple[int, ...]], ...],
+        is_damage: bool,
     ) -> None:
         path = self.path(object)
         with self._lock:
-            self._withdrawn.append(Withdrawn(object.row.digest, path, f"{path} {reason}", pages))
+            self._withdrawn.append(
+                Withdrawn(object.row.digest, path, f"{path} {reason}", pages, is_damage)
+            )
             del self._withdrawn[:-WITHDRAWN_MAX]
 
     def _quarantine(self, name: Digest, chunk: int, data: memoryview | bytes) -> None:

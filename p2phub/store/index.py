@@ -32,6 +32,7 @@ READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly a
 VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
 SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
 SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
+FAULTS_MAX = 16  # of the database that are told: one is enough to make it again
 CANDIDATES_MAX = 16  # places of one chunk that are tried: zeros are in every file
 
 _OBJECT = "id, digest, size, sha256, chunk_count, state, kind, path, target, stamp"
@@ -175,6 +176,15 @@ class Index:
         )
         return rows[0] if rows else None
 
+    def damaged(self) -> list[Digest]:
+        """What was damaged and may not be whole again yet."""
+        return [name for (name,) in self._rows("SELECT digest FROM damaged ORDER BY digest")]
+
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with the database itself: it is read whole."""
+        rows = [text for (text,) in self._rows(f"PRAGMA quick_check({FAULTS_MAX})")]
+        return [] if rows == ["ok"] else rows
+
     def doomed(self) -> list[Path]:
         return [Path(os.fsdecode(path)) for (path,) in self._rows("SELECT path FROM doomed")]
 
@@ -260,6 +270,13 @@ class Index:
             ):
                 found.setdefault(key, []).append((object, chunk))
         return found
+
+    def files(self, kind: str) -> dict[Digest, tuple[Path | None, FileStamp | None]]:
+        """Where the files of one kind lie, by object: those that are not known to have changed."""
+        rows = self._rows(
+            "SELECT digest, path, stamp FROM object WHERE kind = ? AND state != 'changed'", (kind,)
+        )
+        return {name: (_to_path(path), _to_stamp(stamp)) for name, path, stamp in rows}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of files by kind."""
@@ -382,9 +399,13 @@ def _object_row(row: Sequence[Any]) -> ObjectRow:
     return ObjectRow(
         id, digest, size, sha256, chunk_count, ObjectState(state), kind,
         _to_path(path), _to_path(target),
-        FileStamp(*STAMP.unpack(stamp)) if stamp else None,
+        _to_stamp(stamp),
     )  # fmt: skip
 
 
 def _to_path(data: bytes | None) -> Path | None:
     return None if data is None else Path(os.fsdecode(data))
+
+
+def _to_stamp(data: bytes | None) -> FileStamp | None:
+    return None if data is None else FileStamp(*STAMP.unpack(data))

@@ -11,13 +11,14 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, TypeAlias
 
-from p2phub.digest import digest
+from p2phub.digest import DIGEST_BYTES, Digest, digest
 from p2phub.errors import StoreFailed
-from p2phub.store.base import FileStamp
+from p2phub.store.base import FileStamp, Release
 from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.index import ObjectRow
 
@@ -31,6 +32,7 @@ class Journal:
         self._path = path
         self._files = files
         self._lock = Lock()
+        self.keeping = RLock()  # held from the word that a release is kept, or not, to its row
         self._is_named = False  # whether the folder was synced since we know that the file is there
         self._is_clean = False  # whether all before the end was synced, by us
 
@@ -73,6 +75,68 @@ class Journal:
                 raise
 
 
+    def told(self) -> Told:
+        """What all entries together say. One that can't be understood is passed over."""
+        told = Told()
+        for entry in self.read():
+            try:
+                told.hear(entry)
+            except (KeyError, ValueError, TypeError):
+                continue
+        return told
+
+
+@dataclass(slots=True)
+class Told:
+    """What a journal says at its end."""
+
+    releases: dict[tuple[Digest, str], Release] = field(default_factory=dict)
+    adopted: dict[str, Entry] = field(default_factory=dict)  # by object, in hex
+    parts: dict[Path, str] = field(default_factory=dict)  # in users' folders: their object, in hex
+
+    def hear(self, entry: Entry) -> None:
+        """The next entry. Raises KeyError, ValueError, TypeError where it is not as they are."""
+        match entry.get("do"):
+            case "adopt":
+                self.adopted[str(entry["object"])] = entry
+            case "forget":
+                self.adopted.pop(str(entry["object"]), None)
+            case "part":
+                self.parts[Path(str(entry["path"]))] = str(entry["object"])
+            case "keep":
+                release = _release(entry)
+                self.releases[release.manifest, release.name] = release
+            case "let go":
+                manifest, name = parse_name(entry["manifest"]), entry["name"]
+                for key in [key for key in self.releases if key[0] == manifest]:
+                    if name in (None, key[1]):
+                        del self.releases[key]
+            case "pin":
+                manifest, is_pinned = parse_name(entry["manifest"]), bool(entry["pinned"])
+                for key in [key for key in self.releases if key[0] == manifest]:
+                    self.releases[key] = replace(self.releases[key], is_pinned=is_pinned)
+
+
+def parse_name(text: object) -> Digest:
+    """A digest in hex. Raises ValueError."""
+    name = bytes.fromhex(str(text))
+    if len(name) != DIGEST_BYTES:
+        raise ValueError("not a digest")
+    return name
+
+
+def _release(entry: Entry) -> Release:
+    return Release(
+        parse_name(entry["manifest"]),
+        str(entry["name"]),
+        str(entry["origin"]),
+        None if entry["path"] is None else Path(entry["path"]),
+        str(entry["method"]),
+        float(entry["added_s"]),
+        bool(entry["pinned"]),
+    )
+
+
 def _line(entry: Entry) -> bytes:
     text = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
     return digest(text).hex()[:16].encode() + b" " + text + b"\n"
@@ -89,6 +153,30 @@ def adopted(row: ObjectRow, path: Path, stamp: FileStamp) -> Entry:
         "path": str(path),
         "stamp": [stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns],
     }
+
+
+def kept(release: Release) -> Entry:
+    """The entry for a release that is kept."""
+    return {
+        "do": "keep",
+        "manifest": release.manifest.hex(),
+        "name": release.name,
+        "origin": release.origin,
+        "path": None if release.path is None else str(release.path),
+        "method": release.method,
+        "added_s": release.added_s,
+        "pinned": release.is_pinned,
+    }
+
+
+def let_go(manifest: Digest, name: str | None) -> Entry:
+    """The entry for a release that is kept no longer under a name; None: under any."""
+    return {"do": "let go", "manifest": manifest.hex(), "name": name}
+
+
+def part(name: Digest, path: Path) -> Entry:
+    """The entry for a part in a folder of the user's."""
+    return {"do": "part", "object": name.hex(), "path": str(path)}
 
 
 def forgotten(row: ObjectRow) -> Entry:

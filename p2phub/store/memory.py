@@ -7,7 +7,6 @@ a copy here. One lock for everything: speed is no aim.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -35,7 +34,7 @@ from p2phub.store.base import (
     PART_IDLE_S,
     Collected,
     CollectedObject,
-    FileStamp,
+    Inconsistency,
     Method,
     ObjectState,
     ObjectStatus,
@@ -50,7 +49,7 @@ from p2phub.store.base import (
 from p2phub.store.index import ObjectRow, SegmentRow
 from p2phub.store.keeping import Keeping
 from p2phub.store.marking import Marks
-from p2phub.store.memory_placing import MemoryPlacing
+from p2phub.store.memory_placing import MemoryPlacing, read_unchanged
 from p2phub.store.memory_spans import MemorySpanReader, MemorySpanWriter
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.pages import Page, Pages
@@ -190,7 +189,7 @@ class MemoryStore:
         with self.lock:
             found = self._objects.get(object)
             if found is None:
-                raise NotHeld(f"nothing is held of the object {object.hex()}")
+                return self._finish_single(object, place)
             if found.row.state is not ObjectState.COMPLETE:
                 for waiting in found.segments:
                     if not found.holds(waiting.number, 0, waiting.chunk_count):
@@ -212,6 +211,14 @@ class MemoryStore:
             file = FileRecord(place.path, row.size, row.sha256, object, row.chunk_count)
             placement = self.place_files([file], place.folder)
             return replace(placement, path=place.folder / place.path)
+
+    def _finish_single(self, name: Digest, place: Place | None) -> Placement:
+        data = self.get(name)
+        if document_kind(data) == "object":
+            raise NotHeld(f"nothing is held of the object {name.hex()}")
+        self._small[sha256(data)] = name
+        file = FileRecord(place.path if place else "", len(data), sha256(data), name, 1)
+        return self.place_files([file], place.folder) if place else Placement(Path(name.hex()))
 
     def status(self, object: Digest) -> ObjectStatus | None:
         with self.lock:
@@ -267,7 +274,7 @@ class MemoryStore:
             if record.chunk_count == 0 or (known and known.state is ObjectState.COMPLETE):
                 methods[Method.HELD] = methods.get(Method.HELD, 0) + 1
                 continue
-            data = _read_unchanged(file)
+            data = read_unchanged(file)
             if record.has_record:
                 self._take_object(file, data)
             else:
@@ -358,6 +365,12 @@ class MemoryStore:
 
     def scrub(self, since_s: float, now_s: float) -> Scrubbed:
         return Scrubbed(0, 0, True)  # memory does not rot
+
+    def check(self, *, is_repair: bool) -> list[Inconsistency]:
+        return []
+
+    def damaged(self) -> list[Digest]:
+        return []
 
     # ---- itself
 
@@ -485,15 +498,3 @@ class MemoryStore:
         if file.chunk_count == 1:
             self._small[file.sha256] = file.object
         return data
-
-
-def _read_unchanged(file: SourceFile) -> bytes:
-    try:
-        with open(file.path, "rb") as source:
-            before = FileStamp.of(os.fstat(source.fileno()))
-            data = source.read()
-            if before == file.stamp == FileStamp.of(os.fstat(source.fileno())):
-                return data
-    except FileNotFoundError:
-        pass
-    raise FileChanged(f"{file.path} changed while it was read", path=str(file.path))

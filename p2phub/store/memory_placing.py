@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from p2phub.errors import DestinationExists
+from p2phub.errors import DestinationExists, FileChanged
 from p2phub.paths import tree_under_way
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import Method, Placement
+from p2phub.store.base import FileStamp, Method, Placement, SourceFile
 from p2phub.store.file_system import FileSystem
 from p2phub.store.trees import Tree, remove_tree
 
@@ -74,3 +74,16 @@ class MemoryPlacing:
                 if is_there and not tree.equals(file.path, file.size, file.sha256):
                     wrong.append(file.path)
         return wrong
+
+
+def read_unchanged(file: SourceFile) -> bytes:
+    """A file of the user's. Raises FileChanged if it is not as its stamp says."""
+    try:
+        with open(file.path, "rb") as source:
+            before = FileStamp.of(os.fstat(source.fileno()))
+            data = source.read()
+            if before == file.stamp == FileStamp.of(os.fstat(source.fileno())):
+                return data
+    except FileNotFoundError:
+        pass
+    raise FileChanged(f"{file.path} changed while it was read", path=str(file.path))

@@ -36,7 +36,7 @@ from p2phub.store.base import (
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow, SegmentRow, is_sampled
-from p2phub.store.journal import Journal
+from p2phub.store.journal import Journal, part
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers
 
@@ -84,7 +84,7 @@ class Parts:
             path = part_in(folder, name) if folder is not None else None
             self._create(path or self._holdings.folder.part(name), record.size)
             if path is not None:
-                self._journal.append([{"do": "part", "object": name.hex(), "path": str(path)}])
+                self._journal.append([part(name, path)])
             row = ObjectRow(
                 0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL,
                 "part", path,                 None, None,

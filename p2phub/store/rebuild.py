@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from p2phub.digest import DIGEST_BYTES, Digest, digest, sha256
+from p2phub.digest import Digest, digest, sha256
 from p2phub.errors import ContentError, NotHeld, StoreError
 from p2phub.paths import StoreFolder
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.store.base import FileStamp, ObjectState, Release
+from p2phub.store.base import FileStamp, ObjectState
 from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index, ObjectRow, SegmentRow
-from p2phub.store.journal import Journal
+from p2phub.store.journal import Journal, parse_name
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers, scan
 from p2phub.store.parts import samples
@@ -61,82 +60,55 @@ class Rebuild:
         """Never raises for one bad thing: what can't be understood is left where it is, and not
         held.
         """
-        folder = self._holdings.folder
-        adopted: dict[str, dict[str, Any]] = {}
-        parts = {folder.parts / name: name for name in _listed(folder.parts)}
-        for entry in self._journal.read():
-            try:
-                match entry.get("do"):
-                    case "adopt":
-                        adopted[str(entry["object"])] = entry
-                    case "forget":
-                        adopted.pop(str(entry["object"]), None)
-                    case "part":
-                        parts[Path(str(entry["path"]))] = str(entry["object"])
-                    case _:
-                        self._release(entry)
-            except (KeyError, ValueError, TypeError):
-                continue
-        for above in _listed(folder.data):
-            for text in _listed(folder.data / above):
-                self._whole(text, folder.data / above / text, "data", None)
-        for text, entry in adopted.items():
+        folder, told = self._holdings.folder, self._journal.told()
+        with self._holdings.index.transaction() as change:
+            for release in told.releases.values():
+                change.put_release(release)
+        for above in listed(folder.data):
+            for text in listed(folder.data / above):
+                self.whole(text, folder.data / above / text, "data", None)
+        for text, entry in told.adopted.items():
             path = Path(str(entry["path"]))
             try:
                 stamp = FileStamp.of(os.lstat(path))
                 if FileStamp(*map(int, entry["stamp"])) == stamp:
-                    self._whole(text, path, "adopted", stamp)
+                    self.whole(text, path, "adopted", stamp)
             except (OSError, KeyError, TypeError, ValueError):
                 continue
-        for path, text in parts.items():
-            self._part(text, path)
+        own = {folder.parts / name: name for name in listed(folder.parts)}
+        for path, text in {**own, **told.parts}.items():
+            self.part(text, path)
 
-    def _release(self, entry: dict[str, Any]) -> None:
-        with self._holdings.index.transaction() as change:
-            match entry["do"]:
-                case "keep":
-                    path = entry["path"]
-                    change.put_release(
-                        Release(
-                            _name(entry["manifest"]),
-                            str(entry["name"]),
-                            str(entry["origin"]),
-                            None if path is None else Path(path),
-                            str(entry["method"]),
-                            float(entry["added_s"]),
-                            bool(entry["pinned"]),
-                        )
-                    )
-                case "let go":
-                    change.drop_release(_name(entry["manifest"]), entry["name"])
-                case "pin":
-                    change.pin(_name(entry["manifest"]), bool(entry["pinned"]))
-
-    def _whole(self, text: str, path: Path, kind: str, stamp: FileStamp | None) -> None:
+    def whole(self, text: str, path: Path, kind: str, stamp: FileStamp | None) -> bool:
+        """Give a whole file its row; False: it is not what `text`, the name of an object, says."""
         try:
-            name = _name(text)
+            name = parse_name(text)
             size = os.lstat(path).st_size
             described = self._described(name, path, size)
         except (ValueError, OSError, StoreError, ContentError):
-            return
+            return False
         if described is None:
-            return
+            return False
         claim, chunk_count, segments = described
         row = ObjectRow(
             0, name, size, claim, chunk_count, ObjectState.COMPLETE, kind,
             path if kind == "adopted" else None, None, stamp,
         )  # fmt: skip
         self._add(row, segments)
+        return True
 
-    def _part(self, text: str, path: Path) -> None:
+    def part(self, text: str, path: Path) -> bool:
+        """Give a part its row, and bits for what is right in it; False: it is not what `text` says,
+        or that object has a row.
+        """
         try:
-            name = _name(text)
+            name = parse_name(text)
             record = ObjectRecord.decode(self._holdings.get(name))
             segments = segment_rows(record)
             if os.lstat(path).st_size != record.size or self._holdings.named(name) is not None:
-                return
+                return False
         except (ValueError, OSError, StoreError, ContentError):
-            return
+            return False
         is_own = path == self._holdings.folder.part(name)
         row = ObjectRow(
             0, name, record.size, record.sha256, record.chunk_count, ObjectState.PARTIAL, "part",
@@ -144,7 +116,7 @@ class Rebuild:
         )  # fmt: skip
         object = self._add(row, segments)
         if object is None:
-            return
+            return False
         for segment in segments:
             right = self._right(object, segment)
             with self._holdings.index.transaction() as change:
@@ -153,6 +125,7 @@ class Rebuild:
                 object.pending = {}
                 change.put_bits(object.row.id, [(segment.number, object.durable[segment.number])])
                 change.add_samples(object.row.id, samples(self._holdings, segment, right))
+        return True
 
     def _right(self, object: StoredObject, segment: SegmentRow) -> list[int]:
         """Which chunks of a segment lie in the part as they must."""
@@ -196,14 +169,8 @@ class Rebuild:
         return self._holdings.object(id)
 
 
-def _name(text: object) -> Digest:
-    name = bytes.fromhex(str(text))
-    if len(name) != DIGEST_BYTES:
-        raise ValueError("not a digest")
-    return name
-
-
-def _listed(folder: Path) -> list[str]:
+def listed(folder: Path) -> list[str]:
+    """The names in a folder; none where it can't be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from p2phub.digest import digest
 from p2phub.errors import ContentError, CorruptChunk, NotHeld
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.store.base import Scrubbed
+from p2phub.store.base import ObjectState, Scrubbed
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import SegmentRow
 from p2phub.store.objects import StoredObject
@@ -47,7 +47,9 @@ class Scrubbing:
         except CorruptChunk:
             damaged = 1
         except (NotHeld, ContentError):
-            pass  # it went, or its chunk list did: the documents are scrubbed with the packs
+            # It went, or its chunk list did: the documents are scrubbed with the packs.
+            row = object.row
+            damaged = int(row.state is ObjectState.CHANGED and row.kind == "data")
         is_last = number + 1 >= len(object.segments)
         with self._holdings.index.transaction() as change:
             change.put_verified(object.row.id, 0 if is_last else number + 1, now_s)

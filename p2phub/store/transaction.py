@@ -65,6 +65,17 @@ class Transaction:
             (verified_s, number),
         )
 
+    def note_damaged(self, names: Iterable[Digest]) -> None:
+        """What the disk damaged stays known until it is whole again."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO damaged VALUES(?)", ((name,) for name in names)
+        )
+
+    def forget_damaged(self, names: Iterable[Digest]) -> None:
+        self._connection.executemany(
+            "DELETE FROM damaged WHERE digest = ?", ((name,) for name in names)
+        )
+
     def drop_pack(self, number: int) -> None:
         self._connection.execute("DELETE FROM pack WHERE number = ?", (number,))
 

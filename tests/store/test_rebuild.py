@@ -146,17 +146,17 @@ def test_a_rebuild_that_was_cut_off_begins_anew(
             if call == "commit" and not self.left:
                 raise OSError(errno.EIO, "refused")
 
-    file = sample(20_000)
-    fetch(store, file)
-    store.finish(file.object)
-    for number in range(8):
-        store.add_release(Release(digest(b"%d" % number), f"{number}"))
+    files = [sample(20_000, seed=seed) for seed in range(8)]
+    for file in files:
+        fetch(store, file)
+        store.finish(file.object)
+        store.add_release(Release(file.object, "kept"))
     store.close()
     os.unlink(tmp_path / "store" / "index.db")
     with pytest.raises(StoreFailed):
         DiskStore(tmp_path / "store", files=Refusing())
     again = reopened(store, tmp_path)
     assert len(again.releases()) == 8
-    assert read_all(again, file) == file.data
+    assert all(read_all(again, file) == file.data for file in files)
     assert not StoreFolder(tmp_path / "store").rebuilding.exists()
     again.close()
