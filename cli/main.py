@@ -42,6 +42,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "pin": Entry("room", "pin", "Never remove a release to make room."),
         "unpin": Entry("room", "unpin", "Let a release be removed to make room."),
         "gc": Entry("room", "gc", "Free what no release needs."),
+        "fsck": Entry("room", "fsck", "Check the whole store; repair it from here and from peers."),
         "scrub": Entry("room", "scrub", "Read everything held again, to find rot."),
     },
     "Trust": {

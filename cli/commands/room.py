@@ -1,4 +1,4 @@
-"""`p2phub rm`, `pin`, `unpin` and `gc`: what is kept on this disk."""
+"""`p2phub rm`, `pin`, `unpin`, `gc`, `scrub` and `fsck`: what is kept on this disk, how it is."""
 
 from __future__ import annotations
 
@@ -95,11 +95,49 @@ def scrub(run: Invocation) -> None:
     if found["damaged_count"]:
         raise CorruptChunk(
             f"{plural(found['damaged_count'], 'chunk')} on this disk were damaged: they were set"
-            " aside and are shared no more. Fetch those releases again, and check the disk",
+            " aside, are shared no more, and are fetched again from peers that hold them. To wait"
+            " for it and be told what nobody has, run p2phub fsck --repair; and check the disk",
             **found,
         )
     if not run.json:
         out(f"{size_text(found['read_bytes'])} read, all of it right")
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Repair from what is here and from peers.")
+@common
+@invocation
+def fsck(run: Invocation, repair: bool) -> None:
+    """Check the whole store: index, files, packs and journal against each other, every byte against
+    its name, and every release that is kept for what it lacks.
+
+    What is read wrong is set aside and shared no more, with and without --repair. With it the
+    index and the journal are put right, and what is lacking or wrong is fetched again from peers,
+    also what your own edits took from a release that you keep.
+    """
+    with run.connect() as daemon, ProgressLine(run.json) as progress:
+        found = daemon.call("check", on_progress=progress.update, repair=repair)
+    if run.json:
+        out_json(found)
+    else:
+        for what in found["inconsistencies"]:
+            note(visible(what))
+        for release in found["releases"]:
+            note(visible(mended(release)))
+        out(f"{size_text(found['read_bytes'])} read and right")
+    if not found["is_right"]:
+        end = "" if repair else "; p2phub fsck --repair puts right what can be"
+        raise CorruptChunk(f"not everything that is kept here is whole and right{end}", **found)
+
+
+def mended(release: Json) -> str:
+    """What became of one release, as a line."""
+    names = release["files"]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    what = f"{release['reference']}: {shown or 'its file list'} was lacking or wrong"
+    if release["failure"]:
+        return f"{what}, and still is: {release['failure']}"
+    return f"{what}: whole again, {size_text(release['fetched_bytes'])} from peers"
 
 
 def tell(freed: Json) -> None:

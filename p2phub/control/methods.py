@@ -246,6 +246,12 @@ async def scrub(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply)
     return await node.upkeep.scrub(_sink(reply))
 
 
+async def check(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
+    repair = params.flag("repair")
+    params.done()
+    return await node.repairing.check(repair, _sink(reply))
+
+
 async def export(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     folder = params.path("folder")
     request = ExportRequest(
@@ -345,9 +351,9 @@ METHODS: Final[dict[str, Method]] = {
     method.__name__: method
     for method in (
         about, identity, status, publish_prepare, publish_commit, fetch, show, versions, read,
-        releases, verify, remove, pin, collect, scrub, export, take_in, limit, peers, connect,
-        bootstrap_list, bootstrap_add, bootstrap_remove, trust_add, trust_list, trust_remove,
-        trust_reset,
+        releases, verify, remove, pin, collect, scrub, check, export, take_in, limit, peers,
+        connect, bootstrap_list, bootstrap_add, bootstrap_remove, trust_add, trust_list,
+        trust_remove, trust_reset,
     )
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import Literal, Protocol, TypeAlias
 from p2phub.digest import Digest
 from p2phub.node.exchange_api import ExchangeApi
 from p2phub.node.limits_api import LimitsApi
-from p2phub.node.upkeep_api import UpkeepApi
+from p2phub.node.upkeep_api import RepairApi, UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
     PublisherReference,
@@ -477,21 +477,21 @@ class NodeApi(Protocol):
     @property
     def upkeep(self) -> UpkeepApi:
         """Room on the disk and the state of what lies there."""
-        ...
+
+    @property
+    def repairing(self) -> RepairApi:
+        """Whether all that is kept is whole and right."""
 
     @property
     def exchange(self) -> ExchangeApi:
         """To and from the folders of other tools."""
-        ...
 
     @property
     def limits(self) -> LimitsApi:
         """How fast it may download and upload."""
-        ...
 
     def metrics(self) -> tuple[Metric, ...]:
         """All counters and gauges now."""
-        ...
 
 
 # The daemon builds the node by `p2phub.node.node.open_node(home, settings)`, of this type. Entering

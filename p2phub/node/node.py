@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from p2phub.config import Settings
-from p2phub.errors import P2phubError, StoreError, UsageError
+from p2phub.errors import P2phubError, UsageError
 from p2phub.net.base import Network, PeerId, parse_peer_address
 from p2phub.net.identity import load_or_create_identity
 from p2phub.net.lane_listener import LaneListener
@@ -60,6 +60,8 @@ from p2phub.node.neighbours import Neighbours
 from p2phub.node.publishers import Publishers
 from p2phub.node.publishing import Publishing
 from p2phub.node.reading import Reading
+from p2phub.node.rechecking import Rechecking
+from p2phub.node.repairing import Repairing
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.serving import Serving
 from p2phub.node.sources import Sources
@@ -79,7 +81,6 @@ from p2phub.store.disk import DiskStore
 from p2phub.trust.petnames import Petnames
 
 NOTICES_MAX = 100  # the last ones; older ones are in the log
-RECHECK_PERIOD_S = 60.0  # between two looks at whether adopted files changed
 LISTS_BYTES_MAX = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,21 @@ class Node:
             watches=self._watches,
             on_transfer=self._during_transfer,
         )
+        self.repairing = Repairing(
+            home=home,
+            store=store,
+            documents=self._documents,
+            resolver=self._resolver,
+            publishers=self._publishers,
+            fetching=self._fetching,
+            upkeep=self.upkeep,
+            announcing=self._announcing,
+            on_transfer=self._during_transfer,
+            on_notice=self.notice,
+        )
+        self._rechecking = Rechecking(
+            store, self._announcing, self.notice, on_damage=self.repairing.wake
+        )
         self._sources = Sources(
             network=network,
             store=store,
@@ -217,8 +233,9 @@ class Node:
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._neighbours.run)
             nursery.start_soon(self._following.run)
-            nursery.start_soon(self._watch_files)
+            nursery.start_soon(self._rechecking.run)
             nursery.start_soon(self.upkeep.scrub_slowly)
+            nursery.start_soon(self.repairing.run)
             if self._settings.mdns:
                 nursery.start_soon(find_local_peers, self._network, self._neighbours.hear_of)
             task_status.started()
@@ -277,7 +294,7 @@ class Node:
         )
 
     async def status(self) -> StatusView:
-        await self._recheck_files()
+        await self._rechecking.look()
         usage = await trio.to_thread.run_sync(self._store.usage)
         releases = await trio.to_thread.run_sync(self._store.releases)
         announced = self._announcing.statistics()
@@ -449,30 +466,6 @@ class Node:
             lanes=len(rates),
             swarms=len(rates),
         )
-
-    async def _watch_files(self) -> None:
-        while True:
-            await self._recheck_files()
-            await trio.sleep(RECHECK_PERIOD_S)
-
-    async def _recheck_files(self) -> None:
-        """Find adopted files that were edited or removed; tell the user and take back what was
-        announced.
-        """
-        try:
-            await trio.to_thread.run_sync(self._store.recheck)
-        except StoreError as error:  # a full disk, perhaps: reading and sending go on all the same
-            if str(error) not in [notice.message for notice in self._notices]:
-                self.notice(type(error).__name__, str(error))
-            return
-        for lost in await trio.to_thread.run_sync(self._store.withdrawn):
-            status = await trio.to_thread.run_sync(self._store.status, lost.object)
-            self._announcing.withdraw_object(lost.object, status.sha256 if status else None)
-            self.notice(
-                "FileChanged",
-                f"{lost.reason}: what it held is no longer shared. Fetch it anew; or, of your own "
-                "release, put the file back and publish again, or publish it as another version",
-            )
 
     async def _keep_bootstrap(self) -> None:
         data = json.dumps(self._bootstrap).encode()

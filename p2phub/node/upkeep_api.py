@@ -54,6 +54,30 @@ class ScrubReport:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mended:
+    """A kept release of which something was lacking or wrong."""
+
+    reference: str  # as it is kept: <publisher id>/<name>@<version> or content id
+    content_id: str
+    files: tuple[str, ...]  # paths that were lacking or wrong; none: only documents were
+    fetched_bytes: int  # from peers, verified
+    failure: str  # why it is still not whole; "": it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What a store says in several places, compared, and all that it holds, read again."""
+
+    inconsistencies: tuple[str, ...]  # between index, files, packs and journal; one sentence each
+    open_count: int  # of them: not repaired
+    read_bytes: int  # and right
+    damaged_count: int  # chunks that were cleared and set aside
+    releases: tuple[Mended, ...]
+    is_right: bool  # nothing is wrong any more
+    seconds: float
+
+
 class UpkeepApi(Protocol):
     """Room on the disk and the state of what lies there."""
 
@@ -76,5 +100,21 @@ class UpkeepApi(Protocol):
         ...
 
     async def scrub(self, progress: ProgressSink) -> ScrubReport:
-        """Read all that is held again. Cancelled: the next one goes on where it stopped."""
+        """Read all that is held again. Cancelled: the next one goes on where it stopped.
+
+        What was damaged is then fetched from peers again by itself.
+        """
+        ...
+
+
+class RepairApi(Protocol):
+    """Whether all that is kept is whole and right, and making it so."""
+
+    async def check(self, repair: bool, progress: ProgressSink) -> CheckReport:
+        """Compare index, files, packs and journal, read all that is held again, and look what kept
+        releases lack.
+
+        repair: make again what can be made again from here, and fetch from peers what kept releases
+        lack. Cancelled at any point nothing is worse than before.
+        """
         ...

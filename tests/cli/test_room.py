@@ -47,3 +47,29 @@ async def test_a_scrub_finds_what_the_disk_damaged(tmp_path: Path, capsys: Captu
             file.write(b"\xff")
         wrong = await p2phub("scrub", "--json")
         assert (wrong.code, wrong.error["kind"]) == (CorruptChunk.exit_code, "CorruptChunk")
+        assert "fsck --repair" in wrong.error["message"]
+
+
+async def test_a_check_says_what_is_lacking_and_what_became_of_it(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with (
+        node(tmp_path / "a") as a,
+        node(tmp_path / "b") as b,
+        controlled(b, tmp_path) as home,
+    ):
+        published = await publish_signed(a, model, tmp_path / "a")
+        p2phub = Terminal(home, capsys)
+        assert (await p2phub("fetch", published.reference)).code == 0
+        right = await p2phub("fsck")
+        assert (right.code, right.out.endswith("read and right\n")) == (0, True), right.err
+        whole = next((tmp_path / "b" / "store" / "data").glob("*/*"))
+        whole.unlink()
+        wrong = await p2phub("fsck", "--json")
+        assert (wrong.code, wrong.error["kind"]) == (CorruptChunk.exit_code, "CorruptChunk")
+        assert not wrong.json["is_right"]
+        repaired = await p2phub("fsck", "--repair")
+        assert repaired.code == 0, repaired.err
+        assert "whole again" in repaired.err
+        assert (await p2phub("fsck", "--json")).json["is_right"]

@@ -23,7 +23,7 @@ from p2phub.errors import (
 from p2phub.node.api import Fetched, FetchRequest, NodeApi, Progress, ProgressSink, StatusView
 from p2phub.node.exchange_api import ExchangeApi
 from p2phub.node.limits_api import LimitsApi
-from p2phub.node.upkeep_api import UpkeepApi
+from p2phub.node.upkeep_api import RepairApi, UpkeepApi
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from tests.conftest import LoggedFaults
@@ -335,7 +335,7 @@ async def test_a_daemon_that_ends_in_the_middle_is_said(tmp_path: Path) -> None:
 
 
 def test_the_node_has_what_every_method_needs() -> None:
-    parts = (NodeApi, UpkeepApi, ExchangeApi, LimitsApi)
+    parts = (NodeApi, UpkeepApi, RepairApi, ExchangeApi, LimitsApi)
     missing = {n for n in METHODS if n != "about" and not any(hasattr(p, n) for p in parts)}
     assert not missing
 
