@@ -43,11 +43,14 @@ from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.names import FileReference
 from p2phub.store.base import Method, ObjectState, Place, Placement, Release, Store
+from p2phub.store.hashing import core_wait_s
 
 LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
 ROOM_SLACK_BYTES = 64 << 20  # never fill the last of a disk: the index and logs need room
 PROGRESS_PERIOD_S = 0.1
-HASH_AHEAD_BYTES = 32 << 20  # of one file before the next one has its turn
+HASH_AHEAD_BYTES = 8 << 20  # of one file before the next one has its turn: 5 ms of a core
+HASH_AHEAD_YIELD = 10  # pause for this many times what it waited for a core: the lanes need it more
+HASH_AHEAD_YIELD_S_MAX = 0.1  # or the last bytes, when nobody needs the core, would wait for it
 HASH_AHEAD_FILES = 64  # of a release: smaller ones cost little to hash at the end
 HASH_AHEAD_PAUSE_S = 0.02  # gathers some MB, so that a thread is not woken for every frame
 CLAIMS_MAX = 4  # records with one SHA-256 that are fetched before it is given up
@@ -274,18 +277,28 @@ class Fetching:
         return _shares(transfer)
 
     async def _hash_ahead(self, plan: _Plan, transfer: Transfer) -> None:
-        """Hash files while they arrive, each as far as it is there without a gap."""
+        """Hash files while they arrive, each as far as it is there without a gap.
+
+        With the cores that the transfer leaves, and while the last chunks are synced with all.
+        """
         largest = sorted(plan.objects, key=lambda file: -file.size)[:HASH_AHEAD_FILES]
         while True:
             arrived = transfer.next_arrival()
             hashed_bytes = 0
             for file in largest:
-                hashed_bytes += await trio.to_thread.run_sync(
-                    self._store.hash_ahead, file.object, HASH_AHEAD_BYTES
-                )
+                some_bytes, waited_s = await trio.to_thread.run_sync(self._hash_some, file.object)
+                hashed_bytes += some_bytes
+                if waited_s and not transfer.machine.is_complete:
+                    await trio.sleep(min(HASH_AHEAD_YIELD * waited_s, HASH_AHEAD_YIELD_S_MAX))
             if not hashed_bytes:
                 await arrived.wait()
                 await trio.sleep(HASH_AHEAD_PAUSE_S)
+
+    def _hash_some(self, object: Digest) -> tuple[int, float]:
+        """Bytes hashed, and for how long other threads left no core for it."""
+        before_s = core_wait_s()
+        hashed_bytes = self._store.hash_ahead(object, HASH_AHEAD_BYTES)
+        return hashed_bytes, core_wait_s() - before_s
 
     async def _complete(
         self, plan: _Plan, search: Search, shares: list[PeerShare], progress: ProgressSink

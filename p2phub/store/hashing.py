@@ -2,8 +2,9 @@
 from its start.
 
 Hashing beside the download uses a core that would wait, and reads bytes that are still in memory;
-at the end only the rest is left. Nothing is believed of it: if the sum is not what the record says,
-`finish` reads the whole file again before it condemns anybody.
+at the end only the rest is left. Where no core would wait it is better left for the end: readers
+need chunks, not sums. `core_wait_s` tells. Nothing is believed of it: if the sum is not what the
+record says, `finish` reads the whole file again before it condemns anybody.
 """
 
 from __future__ import annotations
@@ -17,6 +18,20 @@ from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
 
 READ_BYTES = 1 << 20  # at a time: large enough for the disk, small enough to stay in the cache
+
+
+def core_wait_s() -> float:
+    """How long the calling thread was ready to run so far and had no core; 0.0 where the system
+    does not say.
+
+    A low priority would do as much, were there no interpreter lock: who holds it must not wait
+    behind others. Source: Linux, Documentation/scheduler/sched-stats.rst.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 class PrefixHash:
@@ -36,12 +51,13 @@ class PrefixHash:
         if not self.lock.acquire(blocking=False):
             return 0
         try:
-            begin = self.offset
+            begin, buffer = self.offset, memoryview(b"")
             while self.offset - begin < size_max:
                 size = self._stretch(holdings, object)
                 if not size:
                     break
-                view = memoryview(bytearray(size))
+                buffer = buffer or memoryview(bytearray(READ_BYTES))
+                view = buffer[:size]
                 if holdings.read(object, self.offset - size, view) < size:
                     self.offset -= size  # the file was moved under us: `finish` hashes from here
                     raise NotHeld("a part was cut short")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
 
+from p2phub.digest import sha256
 from p2phub.errors import DigestMismatch
 from p2phub.proto.messages import Run
 from p2phub.store.base import ObjectState
 from p2phub.store.disk import DiskStore
+from p2phub.store.hashing import core_wait_s
 from tests.store.sample_files import SampleFile, sample, some_bytes
 
 
@@ -85,3 +89,22 @@ def test_a_false_sha256_is_found_whatever_was_hashed_early(tmp_path: Path) -> No
     with pytest.raises(DigestMismatch):
         store.finish(lie.object)
     store.close()
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="not told here")
+def test_who_shares_a_core_sees_that_it_waits_for_it() -> None:
+    block, waited_s, ended = bytes(1 << 20), [0.0, 0.0], threading.Event()
+
+    def hash_on_one_core(number: int) -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone
+        while not ended.is_set() and waited_s[number] < 0.01:
+            sha256(block)
+            waited_s[number] = core_wait_s()
+        ended.set()
+
+    threads = [threading.Thread(target=hash_on_one_core, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert max(waited_s) >= 0.01
