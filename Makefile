@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 # What `make test` and `make test-long` hand to pytest besides: make test PYTEST_ARGS="-x -k store"
 PYTEST_ARGS ?=
 
-.PHONY: setup test test-long demo lint docs lock clean
+.PHONY: setup test test-long demo rivals lint docs lock clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,11 @@ test-long: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/p2phub demo
 
+# What `python -m tests.benchmarks` measures beside p2phub where it is there. nginx and curl are
+# Debian's: .ci/apt-packages.sh.
+rivals: $(STAMP)
+	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements-rivals.lock
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/test_types.py tests/test_tidy.py tests/test_architecture.py
@@ -56,7 +61,8 @@ lock:
 	test -x .lock-venv/bin/python || $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip --disable-pip-version-check -q install uv==$(UV_VERSION)
 	for part in "--extra dev pyproject.toml -o requirements.lock" \
-	    "--group build -o requirements-build.lock" "--group samples -o requirements-samples.lock"; do \
+	    "--group build -o requirements-build.lock" "--group samples -o requirements-samples.lock" \
+	    "--group rivals -o requirements-rivals.lock"; do \
 	  .lock-venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes -q \
 	    --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	    --override requirements-override.txt $$part || exit 1; \

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from p2phub.proto.limits import MIB
 from simulations.checkers import Checkers
@@ -19,6 +21,8 @@ from simulations.peer import Conduct, SimulatedPeer
 MBIT = 125_000  # bytes per second
 NEIGHBOURS_MAX = 40
 TIME_S_MAX = 6 * 3600.0
+SEED_COPIES = 1.05  # a little more than a swarm needs
+LOOK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,12 @@ class World:
         self.content = Content.of(setting.size_bytes, setting.chunk_bytes)
         self.checkers = Checkers()
         self.peers: list[SimulatedPeer] = []
+        self.awaited_count = 0  # peers that have not come yet
+
+    def add_awaited(self, name: str) -> None:
+        """A peer comes later than others."""
+        self.awaited_count -= 1
+        self.add(name)
 
     def add(
         self, name: str, *, is_seed: bool = False, conduct: Conduct = Conduct.HONEST
@@ -97,8 +107,15 @@ class World:
             assert peer.completed_at is not None, f"{peer.name} never completed"
             self.checkers.check_end(peer)
 
+    def is_spread(self) -> bool:
+        """Whether the downloaders together hold everything."""
+        return all(
+            reduce(or_, (peer.held[page] for peer in self.downloaders)).bit_count() == len(lengths)
+            for page, lengths in self.content.pages.items()
+        )
+
     def _is_over(self) -> bool:
-        return all(peer.completed_at is not None for peer in self.peers)
+        return not self.awaited_count and all(peer.completed_at is not None for peer in self.peers)
 
     def fluid_bound_s(self) -> float:
         """No swarm can be faster (Kumar and Ross 2006): one seed's uplink, one downlink, all
@@ -152,9 +169,45 @@ def free_rider(world: World) -> None:
         world.add(f"peer-{number}", conduct=conduct)
 
 
+def late_comers(world: World) -> None:
+    """A flash crowd of which half comes when the others should have half."""
+    _add_seeds(world)
+    count = world.setting.peers_count
+    for number in range(count - count // 2):
+        world.add(f"peer-{number}")
+    half_s = world.fluid_bound_s() / 2
+    for number in range(count - count // 2, count):
+        world.awaited_count += 1
+        world.engine.at(half_s, world.add_awaited, f"peer-{number}")
+
+
+def seeds_die(world: World) -> None:
+    """A flash crowd whose seeds are gone for good as soon as the peers have all of it between them,
+    or SEED_COPIES were sent.
+    """
+    _add_seeds(world)
+    for number in range(world.setting.peers_count):
+        world.add(f"peer-{number}")
+    seeds = [peer for peer in world.peers if peer.is_seed]
+    all_bytes = world.content.size_bytes
+
+    def look() -> None:
+        sent_bytes = sum(seed.link.sent_bytes for seed in seeds)
+        if sent_bytes < SEED_COPIES * all_bytes and not world.is_spread():
+            world.engine.after(LOOK_S, look)
+            return
+        for seed in seeds:
+            seed.leave()
+
+    look()
+
+
 SCENARIOS: dict[str, Callable[[World], None]] = {
-    build.__name__: build for build in (cold_start, flash_crowd, liar, silent_seed, free_rider)
-}
+    build.__name__: build
+    for build in (
+        cold_start, flash_crowd, free_rider, late_comers, liar, seeds_die, silent_seed,
+    )
+}  # fmt: skip
 
 
 def simulate(scenario: str, setting: Setting) -> Report:

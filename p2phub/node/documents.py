@@ -323,6 +323,7 @@ class _Gathering:
 
     def _on_progress(self) -> None:
         self._last_progress_s = trio.current_time()
+        self._search.on_fed()
 
     def _take(self, lacking: set[Digest]) -> list[Digest]:
         batch: list[Digest] = []

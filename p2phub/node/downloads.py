@@ -7,6 +7,7 @@ All decisions are the machine's: here it is only told what happened, and done wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from random import Random
@@ -40,6 +41,7 @@ from p2phub.proto.limits import PEERS_PER_EXCHANGE_MAX
 from p2phub.store.base import Store
 
 SESSIONS_MAX = 50  # of one download: more peers than that add nothing but bookkeeping
+ROOM_LOOK_S = 1.0  # between two looks for sessions of which nothing comes, while peers wait
 STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
 
@@ -90,6 +92,8 @@ class Transfer:
         self.request_ids = count()  # of machines after the first, whose own ids are lower
         self.is_kept = is_kept
         self._sessions: dict[PeerId, PeerSession] = {}
+        self._started: set[PeerId] = set()  # had a session, and shall have no other turn yet
+        self._turns: Counter[PeerId] = Counter()  # sessions of which nothing came
         self._seeds: dict[PeerId, PeerSession] = {}  # those that made offers
         self._changed = trio.Event()
         self._arrived = trio.Event()
@@ -161,14 +165,28 @@ class Transfer:
             session.do(action)
 
     async def _recruit(self, nursery: trio.Nursery) -> None:
-        """Open a session with every peer found, as long as there is room."""
-        started: set[PeerId] = set()
+        """Open a session with every peer found, as long as there is room; who is silent makes room
+        for who waits.
+        """
         while True:
-            for peer in list(self.search.found):
-                if peer not in started and len(self._sessions) < SESSIONS_MAX:
-                    started.add(peer)
-                    nursery.start_soon(self._keep_session, peer)
-            await self.search.wait_more(len(self.search.found))
+            waiting = [peer for peer in self.search.found if peer not in self._started]
+            waiting.sort(key=self._turns.__getitem__)
+            room_count = max(0, SESSIONS_MAX - len(self._sessions))
+            for peer in waiting[:room_count]:
+                self._started.add(peer)
+                nursery.start_soon(self._keep_session, peer)
+            del waiting[:room_count]
+            if waiting and not self.machine.is_complete:
+                self._make_room(len(waiting))
+            with trio.move_on_after(ROOM_LOOK_S if waiting else float("inf")):
+                await self.search.wait_more(len(self.search.found))
+
+    def _make_room(self, wanted_count: int) -> None:
+        """End up to so many sessions of which nothing comes; their peers wait for another turn."""
+        now = trio.current_time()
+        fruitless = [session for session in self._sessions.values() if session.is_fruitless(now)]
+        for session in fruitless[:wanted_count]:
+            session.give_up()
 
     async def _keep_session(self, peer: PeerId) -> None:
         share = self.shares.setdefault(peer, Share(peer))
@@ -187,6 +205,9 @@ class Transfer:
                 self._seeds.pop(peer, None)
                 self.machine.on_peer_gone(peer, trio.current_time())
                 self.wake()
+            if session.is_given_up:
+                self._turns[peer] += 1
+                self._started.discard(peer)
             if session.is_ended:
                 return
             await trio.sleep(pause_s)
@@ -233,6 +254,7 @@ class Transfer:
     def on_chunks(self, span: Span, first: int, stop: int) -> None:
         """Chunks [first, stop) of a span are verified and written: others may have them."""
         self._last_progress_s = trio.current_time()
+        self.search.on_fed()
         self._arrived.set()
         self._arrived = trio.Event()
         self.watches.on_held(entries_of(span.runs, first, stop))

@@ -66,6 +66,10 @@ from p2phub.proto.messages import (
 if TYPE_CHECKING:
     from p2phub.node.downloads import Transfer
 
+# Without a word on what it holds, then without a byte, a peer gives its place to one that waits.
+# Four times over is less than the time after which a transfer counts as stalled.
+SILENT_S = 5.0
+FRUITLESS_S = 15.0
 LANE_RETRY_S = 5.0  # after a peer had no lane to give
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 WIDEN_AFTER_BYTES = 8 << 20  # received over a lane before its rate is judged
@@ -111,6 +115,9 @@ class PeerSession:
         self._told_send, self._told = trio.open_memory_channel[Message](256)
         self._watch = PageWatch(transfer.watches, self._told_send.send)  # of what we hold
         self.is_ended = False  # dropped by the machine or said goodbye: do not open it again
+        self.is_given_up = False  # for the sake of one that waited
+        self._has_answered = False
+        self._gave_at_s = trio.current_time()  # the last verified chunk, or the beginning
 
     @property
     def _machine(self) -> Download:
@@ -139,6 +146,17 @@ class PeerSession:
         """The machine wants nothing more of this peer."""
         self.is_ended = True
         self._scope.cancel()
+
+    def is_fruitless(self, now: float) -> bool:
+        """Whether another peer may have its place: it is silent, or nothing comes of what it
+        says.
+        """
+        return now - self._gave_at_s > (FRUITLESS_S if self._has_answered else SILENT_S)
+
+    def give_up(self) -> None:
+        """Another peer may do better. It may have another turn."""
+        self.is_given_up = True
+        self.end()
 
     async def run(self) -> None:
         """Until the peer goes or the transfer ends. Raises what broke it."""
@@ -255,6 +273,7 @@ class PeerSession:
         assert self._nursery is not None
         match message:
             case Have(page, bits):
+                self._has_answered = True
                 self._remember(page, bits)
                 self._machine.on_have(self._peer, page, bits, now)
             case HaveDelta(page, indexes):
@@ -371,6 +390,7 @@ class PeerSession:
         match event:
             case ReceivedChunks(_, request_id, first, stop, size_bytes):
                 self._share.received_bytes += size_bytes
+                self._gave_at_s = now
                 self._transfer.on_received(self._peer, size_bytes)
                 self._judge_pace(size_bytes, now)
                 span = self._spans.get(request_id)

@@ -3,7 +3,7 @@ tells of.
 
 A peer found is a hint until it has delivered one verified chunk. The search goes on as long as its
 `run` does, in rounds with growing pauses, because providers come and go; whoever needs peers waits
-on it.
+on it. While verified chunks come in there is a round every ROUND_PAUSE_MAX_S only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ DIALS_AT_ONCE = 16
 HINTS_MAX = 64  # that one round follows: a liar's must leave room for providers and named peers
 KEY_STAGGER_S = 0.6  # between lookups of the keys of one name: longer than a good lookup takes
 ENOUGH_COUNT = 8  # reachable providers of the keys so far, after which no further one is looked up
+# After a verified chunk from anybody: what a further lookup could bring is not missed, and its
+# questions would cost the whole network more than the chunk did.
+FED_S = 3.0
 MUTUAL_S, MUTUAL_LOOK_S = 1.0, 0.05  # for a peer that was told of us, too, to dial us
 
 
@@ -47,6 +50,7 @@ class Search:
         self.asked_count = 0  # DHT nodes that answered so far
         self.rounds_count = 0
         self._is_resting = False
+        self._fed_s = float("-inf")
         self.is_surveyed = False  # named peers were dialled, and whom the first key brought
 
     async def run(self) -> None:
@@ -67,11 +71,23 @@ class Search:
             self.rounds_count += 1
             self._notify()
             await trio.sleep(pause_s)
+            fed_until_s = trio.current_time() + ROUND_PAUSE_MAX_S - pause_s
             while self._is_resting:
                 await self._changed.wait()
+            while self._is_fed and trio.current_time() < fed_until_s:
+                with trio.move_on_after(FED_S):
+                    await self._changed.wait()
             pause_s = min(2 * pause_s, ROUND_PAUSE_MAX_S)
             self._seen.intersection_update({*self.found, *self._excluded})  # dead ones may be back
             self._hints_count = 0
+
+    def on_fed(self) -> None:
+        """A verified chunk came from somebody found: nothing else is urgent for FED_S."""
+        self._fed_s = trio.current_time()
+
+    @property
+    def _is_fed(self) -> bool:
+        return trio.current_time() < self._fed_s + FED_S
 
     def rest(self) -> None:
         """Begin no further round before `resume`."""
@@ -142,7 +158,8 @@ class Search:
         # One key is enough where nobody squats: the others cost the network a lookup each. Peers
         # that happen to be connected do not count: what is wanted may be with none of them.
         await trio.sleep(delay_s)
-        if len(self._providers) >= ENOUGH_COUNT:
+        is_further = delay_s > 0
+        if len(self._providers) >= ENOUGH_COUNT or (is_further and self._is_fed):
             return
         try:
             async with open_tasks() as dials, self._network.find(key) as lookup:

@@ -11,26 +11,23 @@ has room, since eight machines would have eight disks.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from p2phub.control.client import ControlClient
 from p2phub.paths import home as home_of
 from tests.benchmarks.daemons import PROGRAM, Daemon, daemon
+from tests.benchmarks.libtorrent import LibtorrentPeer, libtorrent_is_there
 from tests.benchmarks.libtorrent_peer import make_torrent
 from tests.benchmarks.measuring import MIB, Stopwatch, median, settle, write_safetensors
-from tests.benchmarks.namespaces import MBIT, Host, hosts, why_not
+from tests.benchmarks.namespaces import MBIT, hosts, why_not
 
 PEERS = 8
 UP_MBIT, DOWN_MBIT = 100, 400
@@ -119,65 +116,37 @@ def libtorrent(home: Path, file: Path, seeds: int) -> dict[str, float]:
     torrent = home / "torrent"
     make_torrent(file, torrent)
     settle()
-    with hosts(seeds + PEERS, up_mbit=UP_MBIT, down_mbit=DOWN_MBIT) as places:
-        processes = []
+    with (
+        hosts(seeds + PEERS, up_mbit=UP_MBIT, down_mbit=DOWN_MBIT) as places,
+        ExitStack() as running,
+    ):
+        peers = []
         for number, place in enumerate(places):
             folder = file.parent if number < seeds else home / f"libtorrent-{number}"
             folder.mkdir(exist_ok=True)
             earlier = [other.address for other in places[:number]] if number >= seeds else []
-            processes.append(_start_libtorrent(place, torrent, folder, earlier))
-        try:
-            for process in processes:
-                _line(process)
-            for process in processes[:seeds]:
-                _tell(process)
-                _line(process)
-            for process in processes[seeds:]:
-                _tell(process)
-            times = [json.loads(_line(process))["seconds"] for process in processes[seeds:]]
-            for process in processes:
-                _tell(process)
-            sent = [json.loads(_line(process))["sent_bytes"] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+            peers.append(
+                running.enter_context(
+                    LibtorrentPeer(torrent, folder, place.address, earlier, place.within)
+                )
+            )
+        for peer in peers:
+            peer.wait_ready()
+        for peer in peers[:seeds]:
+            peer.begin()
+            peer.seconds()
+        for peer in peers[seeds:]:
+            peer.begin()
+        times = [peer.seconds() for peer in peers[seeds:]]
+        for peer in peers:
+            peer.end()
+        sent = [peer.sent_bytes() for peer in peers]
     return {
         "last_s": max(times),
         "median_s": median(times),
         "seeds_sent_copies": sum(sent[:seeds]) / size,
         "all_sent_copies": sum(sent) / size,
     }
-
-
-def _start_libtorrent(
-    place: Host, torrent: Path, folder: Path, peers: Sequence[str]
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *place.within,
-            *(sys.executable, "-m", "tests.benchmarks.libtorrent_peer"),
-            *(str(torrent), str(folder), place.address, *peers),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ.copy(),
-        text=True,
-    )
-
-
-def _tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    print(file=process.stdin, flush=True)
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError("a libtorrent process died")
-    return line
 
 
 def run(
@@ -192,7 +161,7 @@ def run(
     if reason := why_not():
         raise SystemExit(reason)
     folder = folder or _roomy_memory()
-    has_libtorrent = rival and find_spec("libtorrent") is not None
+    has_libtorrent = rival and libtorrent_is_there()
     crowds: list[dict[str, float]] = []
     rivals: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="p2phub-benchmark-", dir=folder) as text:

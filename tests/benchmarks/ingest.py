@@ -1,8 +1,9 @@
-"""Making a gibibyte shareable, beside libtorrent v2 and bare hashing and cutting.
+"""Making a gibibyte shareable, beside libtorrent v2, hf_xet, and bare hashing and
+cutting.
 
 Four files of 256 MiB, once safetensors and once plain. Ours reads, cuts, hashes (BLAKE3 of each
 chunk, SHA-256 of each file), stores the chunk lists, takes the files and syncs; the bound reads,
-cuts and hashes, in as many threads.
+cuts and hashes, in as many threads. hf_xet cuts and hashes, as before an upload to the Hub.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from p2phub.digest import digest
 from p2phub.proto.limits import CDC_BYTES_AVERAGE, CDC_BYTES_MAX, CDC_BYTES_MIN
 from p2phub.store.disk import DiskStore
 from p2phub.store.ingest import ingest_folder
+from tests.benchmarks.libtorrent import libtorrent_is_there
 from tests.benchmarks.measuring import (
     MIB,
     Stopwatch,
@@ -92,6 +93,14 @@ def libtorrent(pipe: Connection, content: str) -> None:
     pipe.send(watch.wall_s)
 
 
+def hf_xet(pipe: Connection, content: str) -> None:
+    library = import_module("hf_xet")
+    paths = [str(path) for path in sorted(Path(content).iterdir())]
+    watch = Stopwatch()
+    library.hash_files(paths)
+    pipe.send(watch.wall_s)
+
+
 def seconds(target: object, *arguments: object) -> float:
     settle()
     with side(target, *arguments) as one:  # type: ignore[arg-type]
@@ -100,10 +109,10 @@ def seconds(target: object, *arguments: object) -> float:
 
 
 def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[str, object]:
-    has_libtorrent = find_spec("libtorrent") is not None
+    has_libtorrent = libtorrent_is_there()
     result: dict[str, object] = {}
     for kind, write in (("tensors", write_safetensors), ("plain", write_random_file)):
-        rates: dict[str, list[float]] = {"ours": [], "bound": [], "libtorrent": []}
+        rates: dict[str, list[float]] = {"ours": [], "bound": [], "hf_xet": [], "libtorrent": []}
         with tempfile.TemporaryDirectory(prefix="p2phub-benchmark-", dir=folder) as text:
             content = Path(text, "content")
             content.mkdir()
@@ -119,11 +128,13 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
                 rates["bound"].append(
                     rate_mb_s(size, seconds(bound, str(content), kind == "plain"))
                 )
+                rates["hf_xet"].append(rate_mb_s(size, seconds(hf_xet, str(content))))
                 if has_libtorrent:
                     rates["libtorrent"].append(rate_mb_s(size, seconds(libtorrent, str(content))))
         result[f"{kind}_mb_s"] = median(rates["ours"])
         result[f"{kind}_bound_mb_s"] = median(rates["bound"])
         result[f"{kind}_ratio"] = median(rates["ours"]) / median(rates["bound"])
+        result[f"{kind}_hf_xet_mb_s"] = median(rates["hf_xet"])
         if has_libtorrent:
             result[f"{kind}_libtorrent_mb_s"] = median(rates["libtorrent"])
             result[f"{kind}_libtorrent_ratio"] = median(rates["ours"]) / median(rates["libtorrent"])

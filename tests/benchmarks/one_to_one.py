@@ -1,5 +1,5 @@
-"""One gibibyte from one daemon to another: encrypted, verified, on disk; beside bare copies and
-curl.
+"""One gibibyte from one daemon to another: encrypted, verified, on disk; beside bare copies,
+curl, and libtorrent v2, which does not encrypt.
 
 usable: every chunk is verified and can be read. complete: the file's SHA-256 was recomputed, it is
 synced and the fetch is committed. Each is held against a bare copy that does the same without
@@ -20,6 +20,7 @@ from tests.benchmarks.bounds import (
     tls_disk_copy,
 )
 from tests.benchmarks.daemons import daemon
+from tests.benchmarks.libtorrent import libtorrent_copy, libtorrent_is_there
 from tests.benchmarks.measuring import (
     MIB,
     median,
@@ -66,7 +67,7 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
         target = home / "target"
         certificate = make_certificate(home)
         has_curl = curl_is_there()
-        bounds, complete_bounds, curls, ours = [], [], [], []
+        bounds, complete_bounds, curls, torrents, ours = [], [], [], [], []
         for number in range(rounds):
             warm(source)
             bounds.append(tls_disk_copy(source, target, certificate))
@@ -75,6 +76,8 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
                 with https_server(content, certificate, home / f"nginx-{number}") as url:
                     curls.append(curl_copy(f"{url}/{source.name}", target))
             target.unlink()
+            if libtorrent_is_there():
+                torrents.append(libtorrent_copy(source, home / f"libtorrent-{number}"))
             ours.append(fetch_once(home, content, number))
     figures = {name: median([one[name] for one in ours]) for name in ours[0]}
     bound, complete_bound = median(bounds), median(complete_bounds)
@@ -85,6 +88,7 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
         "ratio": figures["usable_mb_s"] / bound,
         "complete_ratio": figures["complete_mb_s"] / complete_bound,
         "curl_mb_s": median(curls) if has_curl else None,
+        "libtorrent_mb_s": median(torrents) if torrents else None,
         "note": "" if has_curl else "nginx or curl is not installed: no rival was measured",
         "runs": {
             "usable_mb_s": [one["usable_mb_s"] for one in ours],
@@ -92,5 +96,6 @@ def run(folder: Path | None, rounds: int, size_bytes: int = 1024 * MIB) -> dict[
             "bound_mb_s": bounds,
             "complete_bound_mb_s": complete_bounds,
             "curl_mb_s": curls,
+            "libtorrent_mb_s": torrents,
         },
     }

@@ -17,6 +17,8 @@ HEAD = "| work | ours | beside it, in the same run | ratio |\n|---|---|---|---|"
 def one_to_one(figures: Figures) -> list[str]:
     curl = figures["curl_mb_s"]
     rival = "" if curl is None else f"; curl from nginx {curl:.0f} MB/s, nothing verified"
+    torrent = figures["libtorrent_mb_s"]
+    rival += "" if torrent is None else f"; libtorrent v2 {torrent:.0f} MB/s, not encrypted"
     return [
         _row(
             "1 GiB from node to node: encrypted, verified, readable",
@@ -37,7 +39,8 @@ def ingest(figures: Figures) -> list[str]:
     rows = []
     for kind, name in (("tensors", "safetensors"), ("plain", "other files")):
         torrent = figures.get(f"{kind}_libtorrent_mb_s")
-        rival = "" if torrent is None else f"; libtorrent v2 {torrent:.0f} MB/s"
+        rival = f"; hf_xet {figures[f'{kind}_hf_xet_mb_s']:.0f} MB/s"
+        rival += "" if torrent is None else f"; libtorrent v2 {torrent:.0f} MB/s"
         rows.append(
             _row(
                 f"make 1 GiB of {name} shareable",

@@ -14,10 +14,12 @@ from trio.testing import MockClock
 
 from p2phub.digest import Digest, digest
 from p2phub.errors import P2phubError, StoreFull, TransferStalled
+from p2phub.net.base import parse_peer_address
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.net.lane_listener import LaneListener
 from p2phub.net.memory import MemoryHub, MemoryNetwork
 from p2phub.node.api import Fetched, FetchRequest
+from p2phub.node.downloads import SESSIONS_MAX, STALL_TIMEOUT_S
 from p2phub.node.node import Node
 from p2phub.node.sessions import Session
 from p2phub.proto.content import ObjectRecord
@@ -244,6 +246,35 @@ async def lane_giver(
         nursery.cancel_scope.cancel()
     for lane in lanes:
         lane.close()
+
+
+async def mute(session: Session) -> None:
+    """Accept a session, read on, and say nothing."""
+    while await session.receive() is not None:
+        pass
+
+
+@pytest.mark.parametrize("script", [mute, obey], ids=["mute", "all claims"])
+async def test_strangers_who_only_take_up_sessions_make_room_for_who_gives(
+    tmp_path: Path, mock_clock: MockClock, script: Script
+) -> None:
+    async with AsyncExitStack() as stack:
+        hub, release = await stack.enter_async_context(scene(tmp_path, size=300_000))
+        reader = await stack.enter_async_context(node_of(hub, "reader", tmp_path / "reader"))
+        strangers = [
+            await stack.enter_async_context(
+                peer_of(hub, f"stranger {number}", session=script, chunks=release.documents)
+            )
+            for number in range(SESSIONS_MAX + 5)
+        ]
+        await reader._network.disconnect(publisher_of(hub).peer_id)
+        for stranger in strangers:
+            await reader._network.connect(parse_peer_address(stranger.addresses()[0]))
+        mock_clock.rate = 20.0
+        with trio.fail_after(STALL_TIMEOUT_S):
+            await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
+        mock_clock.rate = 1.0
+        assert same_files(release.folder, tmp_path / "out")
 
 
 async def test_slots_that_flip_with_nothing_read_end_that_session(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from p2phub.digest import sha256
 from p2phub.net.base import PeerAddress, PeerId, parse_peer_address
 from p2phub.net.memory import MemoryHub, MemoryNetwork
-from p2phub.node.search import CANDIDATES_MAX, HINTS_MAX, Search
+from p2phub.node.search import CANDIDATES_MAX, FED_S, HINTS_MAX, Search
 
 KEY = sha256(b"what is searched")
 
@@ -97,6 +97,37 @@ async def test_never_more_candidates_than_the_bound(autojump_clock: MockClock) -
         search = Search(me, keys=[])
         search.add_connected()
         assert len(search.found) == CANDIDATES_MAX
+
+
+async def test_while_verified_chunks_come_in_nobody_is_asked_again_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with networks(MemoryHub(latency_s=0.1), "me", "other") as (me, other):
+        await me.connect(address_of(other))
+        search = Search(me, keys=[KEY, sha256(KEY)])
+        fed_until_s = trio.current_time() + 20.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(search.run)
+            while trio.current_time() < fed_until_s:
+                search.on_fed()
+                await trio.sleep(0.5)
+            assert search.rounds_count == 1
+            with trio.fail_after(FED_S + 1.0):
+                await search.wait_round()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_search_that_is_fed_for_long_still_looks_around_now_and_then(
+    autojump_clock: MockClock,
+) -> None:
+    async with networks(MemoryHub(latency_s=0.1), "me") as [me], trio.open_nursery() as nursery:
+        search = Search(me, keys=[KEY])
+        nursery.start_soon(search.run)
+        for _ in range(400):
+            search.on_fed()
+            await trio.sleep(0.5)
+        assert 4 <= search.rounds_count <= 8
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("dead_count", [0, 20])

@@ -41,6 +41,21 @@ def test_it_completes_with_one_peer_and_beside_silent_and_greedy_ones(scenario: 
     assert report.ratio < 8.0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_who_comes_late_completes_too_and_costs_the_seeds_little(seed: int) -> None:
+    report = simulate("late_comers", Setting(peers_count=6, seed=seed, size_bytes=2 * SMALL))
+    assert report.completed_count == 6
+    assert report.seed_copies <= 2.0
+    assert report.duplicate_share <= 0.02
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_complete_when_the_seed_dies_as_soon_as_the_last_chunk_has_left_it(seed: int) -> None:
+    report = simulate("seeds_die", Setting(peers_count=6, seed=seed, size_bytes=2 * SMALL))
+    assert report.completed_count == 6
+    assert report.seed_copies <= 1.1
+
+
 def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
     setting = Setting(peers_count=4, seed=3, size_bytes=SMALL)
     other = Setting(peers_count=4, seed=4, size_bytes=SMALL)
