@@ -16,13 +16,7 @@ from pathlib import Path
 from threading import RLock
 
 from p2phub.digest import EMPTY, Digest, Sha256, digest, sha256
-from p2phub.errors import (
-    DigestMismatch,
-    FileChanged,
-    MalformedDocument,
-    NotHeld,
-    TooLarge,
-)
+from p2phub.errors import DigestMismatch, FileChanged, MalformedDocument, NotHeld, TooLarge
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord, document_kind
@@ -238,6 +232,11 @@ class MemoryStore:
             state = ObjectState.COMPLETE if known else ObjectState.PARTIAL
             return ObjectStatus(object, size, known[0] if known else b"", 1, 1, size, state, None)
 
+    def held_among(self, files: Sequence[FileRecord]) -> tuple[set[Digest], set[Digest]]:
+        known = [found for file in files if (found := self.status(file.object)) is not None]
+        complete = {found.object for found in known if found.state is ObjectState.COMPLETE}
+        return complete, {found.object for found in known if found.chunk_count == 1} - complete
+
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for name in list(self._objects):
             status = self.status(name)
@@ -287,7 +286,7 @@ class MemoryStore:
     def withdrawn(self) -> list[Withdrawn]:
         return []
 
-    def recheck(self) -> int:
+    def recheck(self, count_max: int | None = None) -> int:
         return 0
 
     # ---- trees for people
