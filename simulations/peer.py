@@ -319,18 +319,14 @@ class SimulatedPeer:
                 case StopUpload(name, request_id):
                     self._stop_upload(name, request_id)
                 case SendUnchoke(name):
-                    if self.offers is not None:
-                        self.offers.on_slot(name, True)
                     if self.conduct is not Conduct.FREE_RIDER:
                         self._send(name, "on_unchoke")
                 case SendChoke(name):
-                    if self.offers is not None:
-                        self.offers.on_slot(name, False)
                     self._send(name, "on_choke")
                 case SendReject(name, request_id, code):
                     self._send(name, "on_reject", request_id, code)
         if self.offers is not None:
-            for offer in self.offers.next_actions(now):
+            for offer in self.offers.next_actions(now, self.uploads.served_max):
                 self._send(offer.peer, "on_offer", offer.run)
             self.uploads.withhold(self.offers.withheld, now)
         self._on_step(self)

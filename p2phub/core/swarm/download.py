@@ -34,6 +34,7 @@ from p2phub.core.swarm.in_flight import InFlight, entries_of
 from p2phub.core.swarm.patience import Patience
 from p2phub.core.swarm.picker import Picker
 from p2phub.core.swarm.pipeline import (
+    CROWD_PEERS_MIN,
     PROMISES_BROKEN_MAX,
     REQUESTS_MAX,
     SNUBS_MAX,
@@ -182,14 +183,10 @@ class Download:
             self._hungry[peer] = None
 
     def on_choke(self, peer: Peer, now: float) -> None:
-        """The peer takes our slot away; it forgets what it had not begun to send."""
+        """The peer takes our slot away. What it has not begun to send it rejects one by one."""
         state = self._peers.get(peer)
-        if state is None:
-            return
-        state.is_choked = True
-        for request in list(state.requests.values()):
-            if request.verified_count == 0:
-                self._cancel(request)
+        if state is not None:
+            state.is_choked = True
 
     def on_unchoke(self, peer: Peer, now: float) -> None:
         """The peer gives us a slot."""
@@ -375,11 +372,12 @@ class Download:
 
     def _fill(self, now: float) -> None:
         """Fill the pipelines of all peers that may find a span; local and fast ones first."""
+        is_crowd = len(self._peers) >= CROWD_PEERS_MIN
         while self._hungry:
             hungry = [self._peers[peer] for peer in self._hungry if peer in self._peers]
             self._hungry.clear()
             for state in in_order(hungry, now):
-                while state.has_room(now):
+                while state.has_room(now, is_crowd=is_crowd):
                     span = self._pick(state)
                     if span is None:
                         break
