@@ -179,8 +179,10 @@ class Download:
         """The peer holds more of a page it was asked about."""
         asked = self._find_page(peer, page)
         if asked is not None:
-            self._availability.add_entries(*asked, entries)
-            self._hungry[peer] = None
+            gained = self._availability.add_entries(*asked, entries)
+            state = self._peers[peer]
+            if state.is_ready and (gained & self._picker.open or state.holdings.part):
+                self._hungry[peer] = None
 
     def on_choke(self, peer: Peer, now: float) -> None:
         """The peer takes our slot away. What it has not begun to send it rejects one by one."""
@@ -305,7 +307,7 @@ class Download:
 
     def next_deadline(self) -> float | None:
         """When `next_actions` must be called even if nothing happens; None: no need."""
-        if self._actions:
+        if self._actions or self._hungry:
             return float("-inf")
         time = min(self._patience.next_wait, self._next_check)
         if self._next_hedge > float("-inf"):
