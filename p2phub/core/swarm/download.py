@@ -408,8 +408,10 @@ class Download:
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""
         self._next_hedge = float("-inf")
+        if not self._in_flight or not self.is_endgame:
+            return
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
-        if not idle or not self._in_flight or not self.is_endgame:
+        if not idle:
             return
         self._next_hedge = now + HEDGE_CHECK_S
         by_span = self._in_flight.by_span
