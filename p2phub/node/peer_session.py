@@ -45,7 +45,6 @@ from p2phub.node.tasks import open_tasks
 from p2phub.node.watching import PageWatch
 from p2phub.proto import protocols
 from p2phub.proto.messages import (
-    REJECT_NOT_HELD,
     Ask,
     Bye,
     Cancel,
@@ -288,8 +287,7 @@ class PeerSession:
                 if self._channel is not None:
                     self._machine.on_unchoke(self._peer, now)
             case Reject(request_id, code):
-                if code == REJECT_NOT_HELD:
-                    self._haves.clear()  # one of them is wrong
+                self._haves.clear()  # one of them may be wrong
                 if self._spans.pop(request_id, None) is not None:
                     if self._channel is not None:
                         self._channel.forget(request_id)

@@ -35,7 +35,7 @@ from p2phub.store.base import (
 )
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow, SegmentRow, is_sampled
+from p2phub.store.index import ObjectRow, SegmentRow, sampled
 from p2phub.store.journal import Journal, part
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers
@@ -447,9 +447,8 @@ def samples(
     except (StoreError, ContentError):
         return []  # the page was lost meanwhile: its chunks are merely not found by the chunk index
     return [
-        (name, segment.first_chunk + index)
-        for index in indexes
-        if is_sampled(name := page.digest_of(index), page.lengths[index])
+        (page.digest_of(index), segment.first_chunk + index)
+        for index in sampled(page.digests, page.lengths, indexes)
     ]
 
 

@@ -15,7 +15,7 @@ from p2phub.digest import digest
 from p2phub.errors import ContentError, NotHeld, StoreError
 from p2phub.store import bits
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import SegmentRow, is_sampled, sample_key
+from p2phub.store.index import SegmentRow, sample_key, sampled
 from p2phub.store.objects import StoredObject
 from p2phub.store.pages import Page
 from p2phub.store.parts import Parts
@@ -108,9 +108,9 @@ class Reuse:
 
     def _similar(self, segment: SegmentRow, page: Page) -> None:
         missing = self._missing(segment)
-        sampled = [i for i in missing if is_sampled(page.digest_of(i), page.lengths[i])]
-        candidates = self._holdings.index.samples([page.digest_of(index) for index in sampled])
-        for index in sampled:
+        listed = sampled(page.digests, page.lengths, missing)
+        candidates = self._holdings.index.samples([page.digest_of(index) for index in listed])
+        for index in listed:
             for id, chunk in candidates.get(sample_key(page.digest_of(index)), ()):
                 if self._object.holds(segment.number, index, index + 1):
                     break

@@ -69,18 +69,20 @@ def cut_segments(digests: bytes | bytearray, lengths: array[int]) -> Iterator[Se
     """
     count = len(lengths)
     assert len(digests) == DIGEST_BYTES * count
+    # Of the first four bytes of each digest, those that a border has zeros in.
+    upper, lower = digests[2::DIGEST_BYTES], digests[3::DIGEST_BYTES]
     start = 0
     while start < count:
-        stop = min(start + SEGMENT_CHUNKS_MIN, count)
-        while stop < min(start + SEGMENT_CHUNKS_MAX, count) and not _is_border(digests, stop - 1):
-            stop += 1
+        limit = min(start + SEGMENT_CHUNKS_MAX, count)
+        last = lower.find(0, min(start + SEGMENT_CHUNKS_MIN, count) - 1, limit - 1)
+        while last >= 0 and upper[last] & _BORDER_UPPER:
+            last = lower.find(0, last + 1, limit - 1)
+        stop = limit if last < 0 else last + 1
         yield Segment(
             bytes(digests[start * DIGEST_BYTES : stop * DIGEST_BYTES]), lengths[start:stop]
         )
         start = stop
 
 
-def _is_border(digests: bytes | bytearray, index: int) -> bool:
-    """Whether a page ends behind this chunk."""
-    place = index * DIGEST_BYTES
-    return int.from_bytes(digests[place : place + 4], "big") & SEGMENT_BORDER_MASK == 0
+_BORDER_UPPER, _BORDER_LOWER = divmod(SEGMENT_BORDER_MASK, 256)
+assert _BORDER_LOWER == 255 and _BORDER_UPPER < 256
