@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Daemon:
     home: Path
     process: subprocess.Popen[str]
     address: str  # multiaddr with /p2p
+    ready_s: float  # from its start to the line that says it serves
 
     def run(self, *arguments: str) -> Any:
         """What `p2phub ARGUMENTS --json` answers.
@@ -59,6 +61,16 @@ class Daemon:
         output = [] if target is None else ["-o", str(target)]
         return self.run("fetch", reference, "--peer", peer, *output)
 
+    def cat(self, reference: str, path: str, first: int, last: int, peer: str) -> bytes:
+        """Bytes `first` to `last` of a file that a peer holds. Raises CalledProcessError."""
+        part = ("--range", f"{first}-{last}", "--peer", peer)
+        return subprocess.run(
+            [COMMAND, "cat", reference, path, *part],
+            env=_environment(self.home),
+            capture_output=True,
+            check=True,
+        ).stdout
+
     @property
     def peak_rss_mb(self) -> float:
         return peak_rss_mb(self.process.pid)
@@ -82,6 +94,7 @@ def daemon(
     """
     home.mkdir(parents=True, exist_ok=True)
     log = (home.parent / f"{home.name}.log").open("w+")
+    started_s = time.perf_counter()
     process = subprocess.Popen(
         [
             *(*program, "--listen", f"/ip4/{host}/tcp/0"),
@@ -98,7 +111,7 @@ def daemon(
         if not ready or ready[0] != "ready":
             log.seek(0)
             raise RuntimeError(f"a daemon did not start: {log.read().strip()}")
-        yield Daemon(home, process, ready[1])
+        yield Daemon(home, process, ready[1], time.perf_counter() - started_s)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -135,11 +135,39 @@ def idle(figures: Figures) -> list[str]:
     ]
 
 
+def scale(figures: Figures) -> list[str]:
+    return [
+        _row(
+            f"{figures['dataset_files']:,} small files: publish, list, fetch a part, remove",
+            ", ".join(
+                f"{figures[f'dataset_{step}_s']:.1f} s"
+                for step in ("publish", "list", "fetch_part", "remove")
+            ),
+            f"a part is {figures['dataset_part_files']:,} files",
+            None,
+        ),
+        _row(
+            "index of 1 TB (names of chunks generated): tensors, other files",
+            f"{figures['tensors_index_mb']:.0f} MB, {figures['plain_index_mb']:.0f} MB",
+            "",
+            None,
+        ),
+        _row(
+            "start with 2 TB held, until ready",
+            f"{figures['ready_s']:.2f} s",
+            f"with nothing held {figures['ready_empty_s']:.2f} s",
+            figures["ready_s"] / figures["ready_empty_s"],
+        ),
+    ]
+
+
 CROWDS = ({}, {"seeds": 3, "rival": False}, {"free_rider": True, "rival": False})
 MAKERS: dict[str, Callable[[Figures], list[str]]] = {
     make.__name__: make
-    for make in (one_to_one, ingest, flash_crowd, update, small_files, random_range, limit, idle)
-}
+    for make in (
+        one_to_one, ingest, flash_crowd, update, small_files, random_range, limit, scale, idle,
+    )
+}  # fmt: skip
 
 
 def table(folder: Path | None, rounds: int) -> Iterator[str]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from p2phub.proto.content import CDC_RULE, TENSOR_RULE
+from p2phub.proto.content_id import parse_content_id
+from p2phub.store.disk import DiskStore
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.bounds import make_certificate, tls_disk_copy
 from tests.benchmarks.flash_crowd import bound_s
 from tests.benchmarks.lane import lane_copy, upload
 from tests.benchmarks.measuring import MIB, side, write_random_file
 from tests.benchmarks.namespaces import hosts, why_not
+from tests.benchmarks.scale import TB, index_mb, write_large
 from tests.benchmarks.summary import MAKERS
 
 SIZE_BYTES = 8 * MIB
@@ -43,6 +48,24 @@ def test_a_failure_in_a_measured_process_is_told(tmp_path: Path) -> None:
         pytest.raises(RuntimeError, match="FileNotFoundError"),
     ):
         failing.receive()
+
+
+@pytest.mark.parametrize("rule", [TENSOR_RULE, CDC_RULE])
+def test_the_index_of_a_terabyte_is_small_and_goes_with_it(tmp_path: Path, rule: str) -> None:
+    store = DiskStore(tmp_path / "store")
+    content_id = write_large(tmp_path / "files", store, rule, TB // 200, TB // 10_000, seed=1)
+    store.close()
+    assert 200 * index_mb(tmp_path) < 500
+    store = DiskStore(tmp_path / "store")
+    manifest = parse_content_id(content_id)
+    with store.keeping(manifest):
+        assert len(store.whole([status.object for status in store.objects()])) == 50
+    store.remove_release(manifest)
+    collected = store.collect(time.time(), part_idle_s=0.0)
+    assert (len(collected.objects), collected.forgotten_count) == (50, 50)
+    assert collected.chunk_count > 50
+    assert list(store.objects()) == []
+    store.close()
 
 
 def test_a_row_says_what_was_measured_and_beside_what() -> None:
