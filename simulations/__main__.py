@@ -1,4 +1,4 @@
-"""python -m simulations SCENARIO --peers N --seed S [--json]"""
+"""python -m simulations SCENARIO --peers N --seed S [--json] [--plot FILE.svg]"""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from p2phub.proto.limits import MIB
-from simulations.scenarios import MBIT, SCENARIOS, Setting, simulate
+from simulations.plot import svg
+from simulations.scenarios import MBIT, SCENARIOS, Setting, played, report_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--up-mbit", type=int, default=100)
     parser.add_argument("--down-mbit", type=int, default=400)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the curves")
     chosen = parser.parse_args(arguments)
     setting = Setting(
         peers_count=chosen.peers,
@@ -33,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         up_bytes_per_s=chosen.up_mbit * MBIT,
         down_bytes_per_s=chosen.down_mbit * MBIT,
     )
-    report = asdict(simulate(chosen.scenario, setting))
+    world = played(chosen.scenario, setting)
+    facts = report_of(chosen.scenario, world)
+    if chosen.plot is not None:
+        chosen.plot.write_text(svg(facts, world.samples))
+    report = asdict(facts)
     if chosen.json:
         print(json.dumps(report))
     else:

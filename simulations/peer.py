@@ -67,6 +67,7 @@ class SimulatedPeer:
         self.content = content
         self.is_seed = is_seed
         self.conduct = conduct
+        self.is_gone = False
         self.completed_at: float | None = 0.0 if is_seed else None
         self.held: dict[Digest, int] = {}  # the truth: chunks that arrived right
         self.held_bytes = 0
@@ -113,10 +114,15 @@ class SimulatedPeer:
             one.step_soon()
 
     def leave(self) -> None:
-        """Go away for good; the others notice after the link's delay."""
-        for name, other in list(self.neighbours.items()):
-            self.tell(other, other.on_gone, self.name)
-            self.on_gone(name)
+        """Go away for good."""
+        self.is_gone = True
+        for other in list(self.neighbours.values()):
+            self.part(other)
+
+    def part(self, other: SimulatedPeer) -> None:
+        """End the sessions of two peers; both notice at once."""
+        self.on_gone(other.name)
+        other.on_gone(self.name)
 
     def on_gone(self, name: str) -> None:
         if self.neighbours.pop(name, None) is None:
@@ -274,13 +280,33 @@ class SimulatedPeer:
 
     def _send_deltas(self) -> None:
         gained, self._gained = self._gained, {}
-        for name, pages in self._watchers.items():
+        by_delay: dict[float, list[SimulatedPeer]] = {}
+        for name in self._watchers:
             other = self.neighbours[name]
+            by_delay.setdefault(other.link.delay_s, []).append(other)
+        for delay_s, others in by_delay.items():
+            self.engine.after(delay_s, self._deliver_deltas, others, gained)
+
+    def _deliver_deltas(self, others: list[SimulatedPeer], gained: dict[Digest, list[int]]) -> None:
+        for other in others:
+            watcher = other.neighbours.get(self.name)
+            if watcher is None:
+                continue
             for page, entries in gained.items():
-                if page in pages:
-                    self.tell(other, other.on_have_delta, self.name, page, entries)
+                if page in self._watchers.get(other.name, ()):
+                    other.on_have_delta(self.name, page, entries)
+            if other.is_due:
+                other.step_soon()
 
     # ---- carrying out --------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a machine has something to do now, or nobody knows."""
+        if self.offers is not None:
+            return True
+        due = self.download.next_deadline()
+        return due is not None and due <= self.engine.now
 
     def step_soon(self) -> None:
         """Something happened: look after the machines at the end of this batch."""
@@ -319,18 +345,14 @@ class SimulatedPeer:
                 case StopUpload(name, request_id):
                     self._stop_upload(name, request_id)
                 case SendUnchoke(name):
-                    if self.offers is not None:
-                        self.offers.on_slot(name, True)
                     if self.conduct is not Conduct.FREE_RIDER:
                         self._send(name, "on_unchoke")
                 case SendChoke(name):
-                    if self.offers is not None:
-                        self.offers.on_slot(name, False)
                     self._send(name, "on_choke")
                 case SendReject(name, request_id, code):
                     self._send(name, "on_reject", request_id, code)
         if self.offers is not None:
-            for offer in self.offers.next_actions(now):
+            for offer in self.offers.next_actions(now, self.uploads.served_max):
                 self._send(offer.peer, "on_offer", offer.run)
             self.uploads.withhold(self.offers.withheld, now)
         self._on_step(self)

@@ -5,6 +5,7 @@ All that differs between them is in this file.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ NEIGHBOURS_MAX = 40
 TIME_S_MAX = 6 * 3600.0
 SEED_COPIES = 1.05  # a little more than a swarm needs
 LOOK_S = 0.01
+SLOW_SEED = 10.0  # times slower than a peer
+FREE_RIDERS_ONE_OF = 8
+CHURN_ONE_OF = 5
+SAMPLES_PER_BOUND = 50  # points of the curves, until the time of the fluid bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,17 @@ class Setting:
     delay_s: float = 0.025  # one way
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One point of the curves."""
+
+    time_s: float
+    utilisation: float  # of all uplinks, since the sample before
+    least: float  # share of the release that the peers hold: the last, the median, the first
+    median: float
+    most: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What came out of one simulation."""
@@ -53,6 +69,7 @@ class Report:
     median_s: float
     bound_s: float  # fluid bound for the last peer
     ratio: float  # last_s to bound_s
+    p99_ratio: float
     seed_copies: float  # bytes sent by seeds, in copies of the release
     duplicate_share: float  # of all bytes that peers received
     liars_dropped_count: int
@@ -70,17 +87,20 @@ class World:
         self.content = Content.of(setting.size_bytes, setting.chunk_bytes)
         self.checkers = Checkers()
         self.peers: list[SimulatedPeer] = []
+        self.samples: list[Sample] = []
+        self._sent_bytes = 0  # when the last sample was taken
+        self._watched: SimulatedPeer | None = None
         self.awaited_count = 0  # peers that have not come yet
 
     def add_awaited(self, name: str) -> None:
         """A peer comes later than others."""
         self.awaited_count -= 1
-        self.add(name)
+        self.recruit(self.add(name))
 
     def add(
         self, name: str, *, is_seed: bool = False, conduct: Conduct = Conduct.HONEST
     ) -> SimulatedPeer:
-        """A new peer, connected to NEIGHBOURS_MAX others by chance."""
+        """A new peer, without neighbours yet."""
         setting = self.setting
         link = Link(self.engine, setting.up_bytes_per_s, setting.down_bytes_per_s, setting.delay_s)
         rng = random.Random(self.rng.getrandbits(64))
@@ -88,22 +108,51 @@ class World:
             name, self.engine, link, self.content, rng,
             is_seed=is_seed, conduct=conduct, on_step=self.checkers.check,
         )  # fmt: skip
-        others = self.rng.sample(self.peers, min(len(self.peers), NEIGHBOURS_MAX // 2 or 1))
-        if len(self.peers) <= NEIGHBOURS_MAX:
-            others = list(self.peers)
-        for other in others:
-            peer.connect(other)
         self.peers.append(peer)
         return peer
+
+    def connect(self) -> None:
+        """Give everybody NEIGHBOURS_MAX others by chance, or all where there are no more: two who
+        both have room become neighbours, seeds first, as a tracker or a DHT spreads them.
+        """
+        count = len(self.peers)
+        if count <= NEIGHBOURS_MAX + 1:
+            for number, peer in enumerate(self.peers):
+                for other in self.peers[:number]:
+                    peer.connect(other)
+            return
+        for peer in self.peers:
+            self.recruit(peer)
+
+    def recruit(self, peer: SimulatedPeer) -> None:
+        """Neighbours for one peer, as far as there are peers with room."""
+        room = NEIGHBOURS_MAX - len(peer.neighbours)
+        others = [
+            other
+            for other in self.peers
+            if len(other.neighbours) < NEIGHBOURS_MAX
+            and other is not peer
+            and other.name not in peer.neighbours
+            and not other.is_gone
+        ]
+        for other in self.rng.sample(others, max(0, min(room, len(others)))):
+            peer.connect(other)
+
+    @property
+    def stayers(self) -> list[SimulatedPeer]:
+        """Downloaders that did not leave."""
+        return [peer for peer in self.peers if not peer.is_seed and not peer.is_gone]
 
     @property
     def downloaders(self) -> list[SimulatedPeer]:
         return [peer for peer in self.peers if not peer.is_seed]
 
     def run(self) -> None:
-        """Until all are done that download."""
+        """Until all are done that download and did not leave."""
+        self.connect()
+        self._sample(self.fluid_bound_s() / SAMPLES_PER_BOUND)
         self.engine.run(TIME_S_MAX, self._is_over)
-        for peer in self.downloaders:
+        for peer in self.stayers:
             assert peer.completed_at is not None, f"{peer.name} never completed"
             self.checkers.check_end(peer)
 
@@ -115,7 +164,30 @@ class World:
         )
 
     def _is_over(self) -> bool:
-        return not self.awaited_count and all(peer.completed_at is not None for peer in self.peers)
+        return not self.awaited_count and not self._unfinished()
+
+    def _unfinished(self) -> list[SimulatedPeer]:
+        """One peer that is not done, or none; the same one as long as it is not."""
+        watched = self._watched
+        if watched is not None and watched.completed_at is None and not watched.is_gone:
+            return [watched]
+        self._watched = next((p for p in self.stayers if p.completed_at is None), None)
+        return [] if self._watched is None else [self._watched]
+
+    def _sample(self, interval_s: float) -> None:
+        """Remember how far everybody is, now and at every interval to come."""
+        sent_bytes = sum(peer.link.sent_bytes for peer in self.peers)
+        room = sum(peer.link.up_bytes_per_s for peer in self.peers if not peer.is_gone)
+        shares = sorted(peer.held_bytes / self.content.size_bytes for peer in self.stayers)
+        self.samples.append(
+            Sample(
+                self.engine.now,
+                (sent_bytes - self._sent_bytes) / (room * interval_s) if self.engine.now else 0.0,
+                shares[0], shares[len(shares) // 2], shares[-1],
+            )
+        )  # fmt: skip
+        self._sent_bytes = sent_bytes
+        self.engine.after(interval_s, self._sample, interval_s)
 
     def fluid_bound_s(self) -> float:
         """No swarm can be faster (Kumar and Ross 2006): one seed's uplink, one downlink, all
@@ -128,8 +200,8 @@ class World:
         seeds = sum(peer.link.up_bytes_per_s for peer in honest if peer.is_seed)
         givers = [peer for peer in honest if peer.conduct is Conduct.HONEST]
         everybody = sum(peer.link.up_bytes_per_s for peer in givers)
-        down = min(peer.link.down_bytes_per_s for peer in self.downloaders)
-        return max(size / seeds, size / down, len(self.downloaders) * size / everybody)
+        down = min(peer.link.down_bytes_per_s for peer in self.stayers)
+        return max(size / seeds, size / down, len(self.stayers) * size / everybody)
 
 
 def cold_start(world: World) -> None:
@@ -145,27 +217,31 @@ def flash_crowd(world: World) -> None:
         world.add(f"peer-{number}")
 
 
-def liar(world: World) -> None:
+def liars(world: World) -> None:
     """A flash crowd with a seed that sends only wrong bytes."""
-    _add_seeds(world)
     world.add("liar", is_seed=True, conduct=Conduct.LIAR)
-    for number in range(world.setting.peers_count):
-        world.add(f"peer-{number}")
+    flash_crowd(world)
 
 
 def silent_seed(world: World) -> None:
     """A flash crowd with a seed that takes requests and never answers."""
-    _add_seeds(world)
     world.add("silent", is_seed=True, conduct=Conduct.SILENT)
-    for number in range(world.setting.peers_count):
-        world.add(f"peer-{number}")
+    flash_crowd(world)
 
 
-def free_rider(world: World) -> None:
-    """A flash crowd in which one peer gives nothing."""
+def slow_seed(world: World) -> None:
+    """A flash crowd whose seeds have a tenth of a peer's uplink: theirs is the bound."""
+    flash_crowd(world)
+    for peer in world.peers:
+        if peer.is_seed:
+            peer.link.up_bytes_per_s /= SLOW_SEED
+
+
+def free_riders(world: World) -> None:
+    """A flash crowd in which one peer of eight gives nothing."""
     _add_seeds(world)
     for number in range(world.setting.peers_count):
-        conduct = Conduct.FREE_RIDER if number == 0 else Conduct.HONEST
+        conduct = Conduct.HONEST if number % FREE_RIDERS_ONE_OF else Conduct.FREE_RIDER
         world.add(f"peer-{number}", conduct=conduct)
 
 
@@ -202,24 +278,73 @@ def seeds_die(world: World) -> None:
     look()
 
 
+def churn(world: World) -> None:
+    """A flash crowd in which a fifth of the peers leave half way, and as many others come."""
+    flash_crowd(world)
+    leave_s = world.fluid_bound_s() / 2
+    leavers = world.rng.sample(world.stayers, len(world.stayers) // CHURN_ONE_OF)
+    for number, peer in enumerate(leavers):
+        at = leave_s * (0.5 + world.rng.random())
+        world.engine.at(at, peer.leave)
+        world.awaited_count += 1
+        world.engine.at(at, world.add_awaited, f"late-{number}")
+
+
+def partition(world: World) -> None:
+    """A flash crowd of which half is cut off from the rest, seeds included, for half the time the
+    bound gives; then the halves meet again.
+    """
+    flash_crowd(world)
+    near = [peer for peer in world.peers if peer.is_seed] + world.stayers[::2]
+    far = world.stayers[1::2]
+    bound_s = world.fluid_bound_s()
+    world.engine.at(bound_s / 4, _cut, near, far)
+    world.engine.at(bound_s * 3 / 4, _heal, world, near, far)
+
+
+def _cut(near: list[SimulatedPeer], far: list[SimulatedPeer]) -> None:
+    for one in near:
+        for other in far:
+            one.part(other)
+
+
+def _heal(world: World, near: list[SimulatedPeer], far: list[SimulatedPeer]) -> None:
+    for one in near:
+        for other in world.rng.sample(far, min(len(far), NEIGHBOURS_MAX // 2)):
+            one.connect(other)
+
+
 SCENARIOS: dict[str, Callable[[World], None]] = {
     build.__name__: build
     for build in (
-        cold_start, flash_crowd, free_rider, late_comers, liar, seeds_die, silent_seed,
+        cold_start, flash_crowd, churn, late_comers, slow_seed, free_riders, liars, silent_seed,
+        seeds_die, partition,
     )
 }  # fmt: skip
 
 
 def simulate(scenario: str, setting: Setting) -> Report:
     """Run one scenario to its end. Raises AssertionError with the rule that was broken."""
+    return report_of(scenario, played(scenario, setting))
+
+
+def played(scenario: str, setting: Setting) -> World:
+    """The world of a scenario, at its end."""
     world = World(setting)
     SCENARIOS[scenario](world)
     world.run()
-    times = sorted(peer.completed_at or 0.0 for peer in world.downloaders)
+    return world
+
+
+def report_of(scenario: str, world: World) -> Report:
+    """What came out."""
+    setting = world.setting
+    times = sorted(peer.completed_at or 0.0 for peer in world.stayers)
     statistics = [peer.download.statistics(world.engine.now) for peer in world.downloaders]
     received = sum(peer.link.received_bytes for peer in world.downloaders)
-    needed = len(world.downloaders) * world.content.size_bytes
+    needed = sum(peer.held_bytes for peer in world.downloaders)
     bound_s = world.fluid_bound_s()
+    p99_s = times[max(0, math.ceil(len(times) * 0.99) - 1)]
     seeds = [peer for peer in world.peers if peer.is_seed and peer.conduct is Conduct.HONEST]
     return Report(
         scenario=scenario,
@@ -228,10 +353,11 @@ def simulate(scenario: str, setting: Setting) -> Report:
         trace=world.engine.trace,
         completed_count=len(times),
         last_s=times[-1],
-        p99_s=times[max(0, int(len(times) * 0.99) - 1)],
+        p99_s=p99_s,
         median_s=times[len(times) // 2],
         bound_s=bound_s,
         ratio=times[-1] / bound_s,
+        p99_ratio=p99_s / bound_s,
         seed_copies=sum(peer.link.sent_bytes for peer in seeds) / world.content.size_bytes,
         duplicate_share=max(0, received - needed) / received,
         liars_dropped_count=sum(len(snapshot.liars) for snapshot in statistics),

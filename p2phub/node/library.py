@@ -30,7 +30,7 @@ from p2phub.node.api import (
 from p2phub.node.documents import Documents
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
-from p2phub.node.trees import Tree, held_singles, held_tree, keeping, load_tree, record_of
+from p2phub.node.trees import Tree, held_tree, keeping, load_tree, record_of
 from p2phub.proto.content import Segment
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.limits import CHUNK_BYTES_MAX
@@ -38,8 +38,10 @@ from p2phub.proto.manifest import FileRecord, Manifest
 from p2phub.proto.messages import Run
 from p2phub.proto.names import ContentReference, PetnameReference, Reference, ReleaseReference
 from p2phub.store.base import Release, Store
+from p2phub.store.cache import Cache
 from p2phub.trust.petnames import Petnames
 
+TREE_FILES_MAX = 32_768  # in lists remembered for `ls`: about 16 MB
 RECENT_S = 60.0  # metadata this young is good enough for a look
 VERIFY_PROGRESS_BYTES = 16 << 20
 
@@ -60,6 +62,7 @@ class Library:
         self._resolver = resolver
         self._publishers = publishers
         self._petnames = petnames
+        self._trees: Cache[Digest, Tree] = Cache(TREE_FILES_MAX)
 
     async def show(self, reference: Reference, peers: Sequence[str]) -> ReleaseView:
         """As NodeApi.show."""
@@ -216,30 +219,45 @@ class Library:
         return checked_bytes, None
 
     def _file_views(self, tree: Tree) -> tuple[FileView, ...]:
-        views = []
-        whole = self._store.whole([file.object for file in tree.files])
-        singles = held_singles(self._store, tree) if len(whole) < len(tree.files) else set()
-        for file in tree.files:
-            is_whole = file.object in whole or not file.size
-            held_bytes = file.size if is_whole or (
-                not file.has_record and file.object in singles
-            ) else self._part_bytes(file)
-            views.append(
-                FileView(
-                    path=file.path,
-                    size=file.size,
-                    sha256=file.sha256,
-                    object=file.object,
-                    held_bytes=held_bytes,
-                    complete=is_whole,
-                )
+        held = self._held_sizes(tree.files, self._store.held_among(tree.files))
+        return tuple(
+            FileView(
+                path=file.path,
+                size=file.size,
+                sha256=file.sha256,
+                object=file.object,
+                held_bytes=held_bytes,
+                complete=is_complete,
             )
-        return tuple(views)
+            for file, (held_bytes, is_complete) in zip(tree.files, held, strict=True)
+        )
 
-    def _part_bytes(self, file: FileRecord) -> int:
-        """What is held of a file that is not whole: of one of one chunk, nothing."""
-        status = self._store.status(file.object) if file.has_record else None
-        return status.held_bytes if status else 0
+    def _held_sizes(
+        self, files: Sequence[FileRecord], among: tuple[set[Digest], set[Digest]]
+    ) -> list[tuple[int, bool]]:
+        """Of each file, how much is held and whether it is complete. among: of `held_among`."""
+        complete, singles = among
+        held: list[tuple[int, bool]] = []
+        for file in files:
+            if file.object in complete or not file.size:
+                held.append((file.size, True))
+            elif file.chunk_count == 1:
+                held.append((file.size if file.object in singles else 0, False))
+            else:
+                status = self._store.status(file.object)
+                held.append((status.held_bytes if status else 0, False))
+        return held
+
+    def _tree(self, digest: Digest) -> Tree | None:
+        """What a held manifest lists, remembered; None if its documents are not here."""
+        tree = self._trees.get(digest)
+        if tree is None:
+            try:
+                tree = held_tree(self._store, digest)
+            except P2phubError:
+                return None
+            self._trees.put(digest, tree, len(tree.files))
+        return tree
 
     def _known_signer(self, manifest: Digest) -> Signer | None:
         for statement in self._statements():
@@ -260,21 +278,31 @@ class Library:
         rows: dict[Digest, Release] = {}
         for release in self._store.releases():
             rows.setdefault(release.manifest, release)
-        found = []
-        signed: set[Digest] = set()
-        for statement in self._statements():
-            held = rows.get(statement.manifest_digest)
-            signed.add(statement.manifest_digest)
-            found.append(self._summary(statement.manifest_digest, statement, held))
-        found += [
-            self._summary(manifest, None, release)
-            for manifest, release in rows.items()
-            if manifest not in signed
+        shown: list[tuple[Digest, ReleaseStatement | None]] = [
+            (statement.manifest_digest, statement) for statement in self._statements()
         ]
-        return tuple(sorted(found, key=lambda summary: summary.reference))
+        signed = {manifest for manifest, _ in shown}
+        shown += [(manifest, None) for manifest in rows if manifest not in signed]
+        trees = {manifest: self._tree(manifest) for manifest, _ in shown}
+        files = [file for tree in trees.values() if tree is not None for file in tree.files]
+        among = self._store.held_among(files)  # of all releases at once: a few look-ups in all
+        return tuple(
+            sorted(
+                (
+                    self._summary(manifest, statement, rows.get(manifest), trees[manifest], among)
+                    for manifest, statement in shown
+                ),
+                key=lambda summary: summary.reference,
+            )
+        )
 
     def _summary(
-        self, digest: Digest, statement: ReleaseStatement | None, held: Release | None
+        self,
+        digest: Digest,
+        statement: ReleaseStatement | None,
+        held: Release | None,
+        tree: Tree | None,
+        among: tuple[set[Digest], set[Digest]],
     ) -> ReleaseSummary:
         names = self._petnames.names_of(statement.publisher_id) if statement else ()
         text = content_id_text(digest)
@@ -284,14 +312,11 @@ class Library:
             reference = (held and held.name) or text
         manifest: Manifest | None = None
         held_bytes, complete = 0, False
-        try:
-            tree = held_tree(self._store, digest)
+        if tree is not None:
             manifest = tree.manifest
-            views = self._file_views(tree)
-            held_bytes = sum(view.held_bytes for view in views)
-            complete = all(view.complete for view in views)
-        except P2phubError:
-            pass  # its documents are not here: it is only known
+            sizes = self._held_sizes(tree.files, among)
+            held_bytes = sum(size for size, _ in sizes)
+            complete = all(is_complete for _, is_complete in sizes)
         state = "known"
         if held is not None and held.origin == "published":
             state = "published" if complete else "changed"

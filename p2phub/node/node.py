@@ -60,7 +60,7 @@ from p2phub.node.neighbours import Neighbours
 from p2phub.node.publishers import Publishers
 from p2phub.node.publishing import Publishing
 from p2phub.node.reading import Reading
-from p2phub.node.rechecking import Rechecking
+from p2phub.node.rechecking import RECHECKED_FILES, Rechecking
 from p2phub.node.repairing import Repairing
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.serving import Serving
@@ -294,7 +294,7 @@ class Node:
         )
 
     async def status(self) -> StatusView:
-        await self._rechecking.look()
+        await self._rechecking.look(RECHECKED_FILES)
         usage = await trio.to_thread.run_sync(self._store.usage)
         releases = await trio.to_thread.run_sync(self._store.releases)
         announced = self._announcing.statistics()

@@ -45,6 +45,7 @@ from p2phub.node.tasks import open_tasks
 from p2phub.node.watching import PageWatch
 from p2phub.proto import protocols
 from p2phub.proto.messages import (
+    REJECT_NOT_HELD,
     Ask,
     Bye,
     Cancel,
@@ -287,7 +288,8 @@ class PeerSession:
                 if self._channel is not None:
                     self._machine.on_unchoke(self._peer, now)
             case Reject(request_id, code):
-                self._haves.clear()  # one of them may be wrong
+                if code == REJECT_NOT_HELD:
+                    self._haves.clear()  # one of them is wrong
                 if self._spans.pop(request_id, None) is not None:
                     if self._channel is not None:
                         self._channel.forget(request_id)

@@ -12,6 +12,7 @@ from p2phub.errors import StoreError
 from p2phub.node.announcing import Announcing
 from p2phub.store.base import Store
 
+RECHECKED_FILES = 32  # at each `status`, which is to answer at once however many there are
 RECHECK_PERIOD_S = 60.0  # between two looks at whether adopted files changed
 
 
@@ -42,10 +43,10 @@ class Rechecking:
             await self.look()
             await trio.sleep(RECHECK_PERIOD_S)
 
-    async def look(self) -> None:
-        """Look now."""
+    async def look(self, count_max: int | None = None) -> None:
+        """Look now. count_max: at so many files, the next time at others."""
         try:
-            await trio.to_thread.run_sync(self._store.recheck)
+            await trio.to_thread.run_sync(self._store.recheck, count_max)
         except StoreError as error:  # a full disk, perhaps: reading and sending go on all the same
             if str(error) != self._last_failure:
                 self._last_failure = str(error)

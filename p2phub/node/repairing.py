@@ -25,7 +25,7 @@ from p2phub.node.fetching import Fetching, OnTransfer
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
-from p2phub.node.trees import Tree, held_singles, held_tree, hold_chunk_lists, load_tree, record_of
+from p2phub.node.trees import Tree, held_tree, hold_chunk_lists, load_tree, record_of
 from p2phub.node.upkeep import Upkeep
 from p2phub.node.upkeep_api import CheckReport, Mended
 from p2phub.paths import Home
@@ -224,7 +224,8 @@ class Repairing:
             return _Lack((), is_all or bool(damaged))
         except ContentError:
             return _Lack((), False)  # those who signed it never meant it to be read
-        held = held_singles(store, tree)
+        complete, singles = store.held_among(tree.files)
+        held = complete | singles
         lists = damaged - {file.object for file in tree.files}
         lacking = []
         for file in tree.files:

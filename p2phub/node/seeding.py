@@ -47,8 +47,16 @@ class _Swarm:
 class Seeding:
     """The offers of one node. me: its peer id. `run` must run."""
 
-    def __init__(self, store: Store, me: str, say: Say, withhold: Withhold) -> None:
+    def __init__(
+        self,
+        store: Store,
+        me: str,
+        say: Say,
+        withhold: Withhold,
+        served_max: Callable[[], int],
+    ) -> None:
         self._store = store
+        self._served_max = served_max  # how many peers are served at once
         self._withhold = withhold
         self._me = me
         self._say = say
@@ -56,7 +64,6 @@ class Seeding:
         self._joined: dict[str, list[_Swarm]] = {}  # by session, at most SWARMS_PER_SESSION_MAX
         self._loaded_count = 0  # of them, with a machine
         self._loads = trio.CapacityLimiter(1)  # whoever joins swarms decides how many are wanted
-        self._slots: set[str] = set()  # sessions with an upload slot: most get it before they join
         self._changed = trio.Event()
 
     async def run(self) -> None:
@@ -93,19 +100,12 @@ class Seeding:
             swarm.machine.on_seeds(key, peers)
 
     def on_gone(self, key: str) -> None:
-        self._slots.discard(key)
         for swarm in self._joined.pop(key, ()):
             del swarm.sessions[key]
             if swarm.machine is not None:
                 swarm.machine.on_peer_gone(key, trio.current_time())
             if not swarm.sessions:
                 del self._swarms[swarm.manifest]
-        self._changed.set()
-
-    def on_slot(self, key: str, has_slot: bool) -> None:
-        (self._slots.add if has_slot else self._slots.discard)(key)
-        for machine in self._machines_of(key):
-            machine.on_slot(key, has_slot)
         self._changed.set()
 
     def on_have(self, key: str, page: Digest, bits: bytes) -> None:
@@ -138,7 +138,7 @@ class Seeding:
                 swarm.is_loading = True
                 nursery.start_soon(self._load, swarm)
             return now + 60.0
-        for action in swarm.machine.next_actions(now):
+        for action in swarm.machine.next_actions(now, self._served_max()):
             assert isinstance(action, SendOffer)
             self._say(action.peer, Offer(action.run))
         due = swarm.machine.next_deadline()
@@ -170,7 +170,6 @@ class Seeding:
         if swarm.machine is None:
             return
         swarm.machine.on_peer(key, trio.current_time())
-        swarm.machine.on_slot(key, key in self._slots)
         for start in range(0, len(swarm.pages), PAGES_PER_ASK_MAX):
             self._say(key, Ask(swarm.pages[start : start + PAGES_PER_ASK_MAX]))
 

@@ -100,7 +100,13 @@ class Serving:
         self._sessions: dict[str, _ServedSession] = {}
         self._numbers = itertools.count()
         self._changed = trio.Event()
-        self._seeding = Seeding(store, str(network.peer_id), self._say, self._withhold)
+        self._seeding = Seeding(
+            store,
+            str(network.peer_id),
+            self._say,
+            self._withhold,
+            lambda: self._machine.served_max,
+        )
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
@@ -211,10 +217,8 @@ class _ServedSession:
     def do(self, action: UploadAction) -> None:
         match action:
             case SendChoke():
-                self._serving._seeding.on_slot(self._key, False)
                 self._say(Choke())
             case SendUnchoke():
-                self._serving._seeding.on_slot(self._key, True)
                 self._say(Unchoke())
             case SendReject(_, request_id, code):
                 self._readers.pop(request_id, None)

@@ -83,23 +83,6 @@ def held_tree(store: Store, digest: Digest) -> Tree:
     return Tree(digest, manifest, pages, tuple(check_pages(manifest, pages)))
 
 
-def held_singles(store: Store, tree: Tree) -> set[Digest]:
-    """Which files of one chunk are held, a page at a time. May name others too."""
-    held: set[Digest] = set()
-    pages = tree.manifest.pages if tree.manifest else ()
-    for reference, page in zip(pages, tree.pages, strict=True):
-        bits = store.held(reference.digest)
-        if bits:
-            held.update(
-                file.object
-                for index, file in enumerate(page.files)
-                if bits[index >> 3] & 0x80 >> (index & 7)
-            )
-    if tree.manifest is None:
-        held.update(file.object for file in tree.files if store.has(file.object))
-    return held
-
-
 @asynccontextmanager
 async def keeping(store: Store, digest: Digest) -> AsyncIterator[None]:
     """While the block runs, nothing that `digest` names is collected."""

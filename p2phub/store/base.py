@@ -344,8 +344,10 @@ class Store(Protocol):
         A file of one chunk is known when its chunk is held.
         """
 
-    def whole(self, names: Sequence[Digest]) -> set[Digest]:
-        """Which of `names` are complete, small files too: as `status` says, many at once."""
+    def held_among(self, files: Sequence[FileRecord]) -> tuple[set[Digest], set[Digest]]:
+        """Of the contents of `files`: those that are complete, and beside them those of one chunk
+        whose chunk is held. As the index says: no byte of theirs is read.
+        """
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         """Every object of more than one chunk and of `size_min` bytes or more."""
@@ -376,9 +378,12 @@ class Store(Protocol):
     def withdrawn(self) -> list[Withdrawn]:
         """What was found changed or corrupt since the last call; each thing once."""
 
-    def recheck(self) -> int:
-        """Compare every adopted file with its stamp, by stat alone; how many were found changed.
-        For starts and timers."""
+    def recheck(self, count_max: int | None = None) -> int:
+        """Compare adopted files with their stamps, by stat alone; how many were found changed.
+
+        count_max: only so many, going on where the last such call stopped, which takes a few
+        milliseconds a thousand. None: every one; for starts and timers.
+        """
 
     # ---- trees for people ------------------------------------------------------------------------
 

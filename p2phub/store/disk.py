@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from threading import Lock
 
 from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, StoreNewer, TooLarge
@@ -58,6 +59,7 @@ from p2phub.store.taking import Taking
 
 STORE_VERSION = 1
 _VERSION_TEXT = "p2phub store "
+RECHECK_FILES = 1024  # whose rows are in memory at once
 PUT_CHUNKS_MAX = 4096  # written and synced at once
 
 
@@ -82,6 +84,8 @@ class DiskStore:
         self._collecting = Collecting(self._holdings, self._journal, self._parts)
         self._scrubbing = Scrubbing(self._holdings)
         self._packs = packs
+        self._rechecking = Lock()
+        self._rechecked_id = 0  # of the last object that a bounded `recheck` looked at
         if is_empty and not is_new:
             Rebuild(self._holdings, self._journal).run()
         if is_empty:
@@ -191,8 +195,12 @@ class DiskStore:
         state = ObjectState.PARTIAL if sha256 is None else ObjectState.COMPLETE
         return ObjectStatus(object, len(chunk), sha256 or b"", 1, 1, len(chunk), state, None)
 
-    def whole(self, names: Sequence[Digest]) -> set[Digest]:
-        return self._index.complete_objects(names)
+    def held_among(self, files: Sequence[FileRecord]) -> tuple[set[Digest], set[Digest]]:
+        complete = self._index.complete_among([file.object for file in files if file.size])
+        singles = [
+            file.object for file in files if file.chunk_count == 1 and file.object not in complete
+        ]
+        return complete, self._holdings.has(singles, is_durable=False) if singles else set()
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for id in self._index.object_ids("chunk_count > 1 AND size >= ?", (size_min,)):
@@ -226,23 +234,16 @@ class DiskStore:
     def withdrawn(self) -> list[Withdrawn]:
         return self._holdings.withdrawn()
 
-    def recheck(self) -> int:
-        changed = 0
-        for id in self._index.object_ids("kind = 'adopted' AND state != 'changed'"):
-            object = self._holdings.object(id)
-            if object is None or object.row.path is None:
-                continue
-            try:
-                is_same = FileStamp.of(os.lstat(object.row.path)) == object.row.stamp
-                reason = "was edited"
-            except FileNotFoundError:
-                is_same, reason = False, "was removed"
-            except OSError:
-                continue  # a disk that is away for a moment is not a file that changed
-            if not is_same:
-                self._holdings.withdraw(object, reason)
-                changed += 1
-        return changed
+    def recheck(self, count_max: int | None = None) -> int:
+        with self._rechecking:
+            if count_max is not None:
+                self._rechecked_id, changed = self._recheck(self._rechecked_id, count_max)
+                return changed
+            id, changed = self._recheck(0, RECHECK_FILES)
+            while id:
+                id, more = self._recheck(id, RECHECK_FILES)
+                changed += more
+            return changed
 
     # ---- trees for people
 
@@ -349,6 +350,25 @@ class DiskStore:
                 return bytes(some)
             found = bits.union(found, some)
         return bytes(found)
+
+    def _recheck(self, after: int, count: int) -> tuple[int, int]:
+        """Look at the next `count` adopted files; the id of the last one, 0 at the end of them
+        all, and how many were changed.
+        """
+        rows, changed = self._index.adopted_after(after, count), 0
+        for id, path, stamp in rows:
+            try:
+                is_same = FileStamp.of(os.lstat(path)) == stamp
+                reason = "was edited"
+            except FileNotFoundError:
+                is_same, reason = False, "was removed"
+            except OSError:
+                continue  # a disk that is away for a moment is not a file that changed
+            object = None if is_same else self._holdings.object(id)
+            if object is not None and object.row.path == path and object.row.stamp == stamp:
+                self._holdings.withdraw(object, reason)
+                changed += 1
+        return rows[-1][0] if len(rows) == count else 0, changed
 
     def _status(self, object: StoredObject) -> ObjectStatus:
         row = object.row

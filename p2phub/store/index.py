@@ -223,13 +223,39 @@ class Index:
         rows = self._rows(f"SELECT id FROM object WHERE {where} ORDER BY id", values)  # noqa: S608
         return [id for (id,) in rows]
 
-    def complete_objects(self, names: Sequence[Digest]) -> set[Digest]:
-        """Which of `names` are complete objects, or files of one chunk whose SHA-256 is known."""
-        rows = "SELECT digest FROM object WHERE state = 'complete' AND digest IN"
-        found = self._among(rows, names)
-        left = [name for name in names if name not in found]
-        small = "SELECT digest FROM small_file JOIN chunk USING(digest) WHERE digest IN"
-        return found | self._among(small, left)
+    def adopted_after(self, id: int, count: int) -> list[tuple[int, Path, FileStamp | None]]:
+        """The next files of the user's that are used in place: (object id, path, stamp)."""
+        rows = self._rows(
+            "SELECT id, path, stamp FROM object WHERE id > ? AND kind = 'adopted'"
+            " AND state != 'changed' AND path IS NOT NULL ORDER BY id LIMIT ?",
+            (id, count),
+        )
+        return [
+            (id, Path(os.fsdecode(path)), FileStamp(*STAMP.unpack(stamp)) if stamp else None)
+            for id, path, stamp in rows
+        ]
+
+    def complete_among(self, names: Sequence[Digest]) -> set[Digest]:
+        """Which of `names` are complete files: objects, or chunks in packs of known SHA-256."""
+        found: set[Digest] = set()
+        for start in range(0, len(names), VARIABLES_MAX):
+            some = set(names[start : start + VARIABLES_MAX])
+            marks = ",".join("?" * len(some))
+            statement = (
+                "SELECT count(*) FROM object"  # noqa: S608
+                f" WHERE state = 'complete' AND digest IN ({marks})"
+            )
+            # Each row costs two turns at the interpreter lock, which lanes want too: counted
+            # first, since nearly always all are complete.
+            ((count,),) = self._rows(statement, [*some])
+            found |= some if count == len(some) else self._complete(some)
+        return found
+
+    def _complete(self, names: set[Digest]) -> set[Digest]:
+        objects = "SELECT digest FROM object WHERE state = 'complete' AND digest IN"
+        packed = "SELECT digest FROM small_file JOIN chunk USING(digest) WHERE digest IN"
+        found = self._among(objects, [*names])
+        return found | self._among(packed, [*(names - found)])
 
     def single_objects(self, names: Sequence[Digest]) -> set[Digest]:
         """Which of `names` are complete objects of one chunk."""

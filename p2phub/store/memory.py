@@ -16,13 +16,7 @@ from pathlib import Path
 from threading import RLock
 
 from p2phub.digest import EMPTY, Digest, Sha256, digest, sha256
-from p2phub.errors import (
-    DigestMismatch,
-    FileChanged,
-    MalformedDocument,
-    NotHeld,
-    TooLarge,
-)
+from p2phub.errors import DigestMismatch, FileChanged, MalformedDocument, NotHeld, TooLarge
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord, document_kind
@@ -160,9 +154,10 @@ class MemoryStore:
             if not self._waiting_bytes:
                 self._waiting_since = None
                 return False
-            self._waiting_since = now if self._waiting_since is None else self._waiting_since
-            waiting_s = now - self._waiting_since
-            return waiting_s >= CHECKPOINT_S or self._waiting_bytes >= CHECKPOINT_BYTES
+            if self._waiting_since is None:
+                self._waiting_since = now
+            is_late = now - self._waiting_since >= CHECKPOINT_S
+            return is_late or self._waiting_bytes >= CHECKPOINT_BYTES
 
     def checkpoint(self) -> list[tuple[Digest, array[int]]]:
         with self.lock:
@@ -237,8 +232,10 @@ class MemoryStore:
             state = ObjectState.COMPLETE if known else ObjectState.PARTIAL
             return ObjectStatus(object, size, known[0] if known else b"", 1, 1, size, state, None)
 
-    def whole(self, names: Sequence[Digest]) -> set[Digest]:
-        return {n for n in names if (s := self.status(n)) and s.state is ObjectState.COMPLETE}
+    def held_among(self, files: Sequence[FileRecord]) -> tuple[set[Digest], set[Digest]]:
+        known = [found for file in files if (found := self.status(file.object)) is not None]
+        complete = {found.object for found in known if found.state is ObjectState.COMPLETE}
+        return complete, {found.object for found in known if found.chunk_count == 1} - complete
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for name in list(self._objects):
@@ -289,7 +286,7 @@ class MemoryStore:
     def withdrawn(self) -> list[Withdrawn]:
         return []
 
-    def recheck(self) -> int:
+    def recheck(self, count_max: int | None = None) -> int:
         return 0
 
     # ---- trees for people
@@ -320,14 +317,16 @@ class MemoryStore:
 
     def releases(self) -> list[Release]:
         with self.lock:
-            return sorted(self._releases.values(), key=lambda row: (-row.added_s, row.name))
+            return sorted(
+                self._releases.values(), key=lambda release: (-release.added_s, release.name)
+            )
 
     def pin(self, manifest: Digest, pinned: bool) -> bool:
         with self.lock:
-            rows = [row for row in self._releases.values() if row.manifest == manifest]
-            for row in rows:
-                self._releases[manifest, row.name] = replace(row, is_pinned=pinned)
-            return bool(rows)
+            keys = [key for key in self._releases if key[0] == manifest]
+            for key in keys:
+                self._releases[key] = replace(self._releases[key], is_pinned=pinned)
+            return bool(keys)
 
     def lease(self, manifest: Digest, owner: str, until_s: float) -> None:
         with self.lock:

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "ingest": "making 1 GiB shareable, beside hashing and cutting alone and libtorrent",
     "update": "bytes that a second version costs",
     "small_files": "20,000 small files beside one large file",
+    "many": "commands to a daemon that seeds 200 releases to 100 peers",
     "random_range": "random mebibytes of a remote gibibyte",
     "flash_crowd": "8 peers and 1 or 3 seeds on shaped links, beside libtorrent; needs root",
     "limit": "a limit of 1 MB/s over every 2 s, and lifting it; needs root",

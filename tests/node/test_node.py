@@ -37,10 +37,10 @@ class RefusingStore(MemoryStore):
 
     is_refusing = False
 
-    def recheck(self) -> int:
+    def recheck(self, count_max: int | None = None) -> int:
         if self.is_refusing:
             raise StoreFailed("cannot write the index: no space left on device")
-        return super().recheck()
+        return super().recheck(count_max)
 
 
 async def test_a_disk_that_takes_no_news_of_adopted_files_does_not_end_the_node(

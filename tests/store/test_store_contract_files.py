@@ -52,6 +52,18 @@ def test_taken_files_are_held_whole(store: Store, tmp_path: Path) -> None:
     assert again.extra_bytes == 0
 
 
+def test_what_is_held_of_many_files_is_told_at_once(store: Store, tmp_path: Path) -> None:
+    big, small, lone, part = (sample(size, seed=size) for size in (20_000, 500, 600, 30_000))
+    absent = [sample(20_001), sample(501)]
+    store.take([big.source(tmp_path / "big"), small.source(tmp_path / "small")], big.documents)
+    store.put([lone.data])  # held, and nobody has compared its SHA-256 yet
+    store.put(part.documents)
+    store.open_part(part.object)
+    files = [file.file_record("any") for file in [big, small, lone, part, *absent]]
+    assert store.held_among(files) == ({big.object, small.object}, {lone.object})
+    assert store.held_among([]) == (set(), set())
+
+
 def test_a_file_that_changed_since_it_was_read_is_refused(store: Store, tmp_path: Path) -> None:
     file = sample(20_000)
     source = file.source(tmp_path / "file")

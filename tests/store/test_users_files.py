@@ -120,6 +120,18 @@ def test_a_recheck_finds_every_changed_file_without_reading(
     assert read_all(store, files[1]) == files[1].data
 
 
+def test_rechecks_of_a_few_files_each_come_round_to_all(store: DiskStore, tmp_path: Path) -> None:
+    files = [sample(20_000, seed=seed) for seed in range(5)]
+    for number, file in enumerate(files):
+        store.take([file.source(tmp_path / f"{number}")], file.documents)
+    edit(tmp_path / "0")
+    os.unlink(tmp_path / "4")
+    assert [store.recheck(2) for _ in range(3)] == [1, 0, 1]
+    edit(tmp_path / "1")
+    assert sum(store.recheck(2) for _ in range(3)) == 1
+    assert len(store.withdrawn()) == 3
+
+
 def test_a_changed_file_is_held_again_when_it_is_taken_again(
     store: DiskStore, tmp_path: Path
 ) -> None:

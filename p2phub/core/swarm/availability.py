@@ -119,6 +119,10 @@ class Availability:
             return 0
         gained = [entry for entry in entries if 0 <= entry < page.entry_count]
         holdings.pages[number] = holdings.pages.get(number, 0) | bitsets.from_members(gained)
+        if len(gained) == 1:
+            return self._judge(
+                holdings, self._planner.spans_within(number, gained[0], gained[0] + 1)
+            )
         spans = {
             index
             for entry in gained

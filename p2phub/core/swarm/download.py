@@ -34,6 +34,7 @@ from p2phub.core.swarm.in_flight import InFlight, entries_of
 from p2phub.core.swarm.patience import Patience
 from p2phub.core.swarm.picker import Picker
 from p2phub.core.swarm.pipeline import (
+    CROWD_PEERS_MIN,
     PROMISES_BROKEN_MAX,
     REQUESTS_MAX,
     SNUBS_MAX,
@@ -178,18 +179,16 @@ class Download:
         """The peer holds more of a page it was asked about."""
         asked = self._find_page(peer, page)
         if asked is not None:
-            self._availability.add_entries(*asked, entries)
-            self._hungry[peer] = None
+            gained = self._availability.add_entries(*asked, entries)
+            state = self._peers[peer]
+            if state.is_ready and (gained & self._picker.open or state.holdings.part):
+                self._hungry[peer] = None
 
     def on_choke(self, peer: Peer, now: float) -> None:
-        """The peer takes our slot away; it forgets what it had not begun to send."""
+        """The peer takes our slot away. What it has not begun to send it rejects one by one."""
         state = self._peers.get(peer)
-        if state is None:
-            return
-        state.is_choked = True
-        for request in list(state.requests.values()):
-            if request.verified_count == 0:
-                self._cancel(request)
+        if state is not None:
+            state.is_choked = True
 
     def on_unchoke(self, peer: Peer, now: float) -> None:
         """The peer gives us a slot."""
@@ -308,7 +307,7 @@ class Download:
 
     def next_deadline(self) -> float | None:
         """When `next_actions` must be called even if nothing happens; None: no need."""
-        if self._actions:
+        if self._actions or self._hungry:
             return float("-inf")
         time = min(self._patience.next_wait, self._next_check)
         if self._next_hedge > float("-inf"):
@@ -375,11 +374,12 @@ class Download:
 
     def _fill(self, now: float) -> None:
         """Fill the pipelines of all peers that may find a span; local and fast ones first."""
+        is_crowd = len(self._peers) >= CROWD_PEERS_MIN
         while self._hungry:
             hungry = [self._peers[peer] for peer in self._hungry if peer in self._peers]
             self._hungry.clear()
             for state in in_order(hungry, now):
-                while state.has_room(now):
+                while state.has_room(now, is_crowd=is_crowd):
                     span = self._pick(state)
                     if span is None:
                         break
@@ -408,8 +408,10 @@ class Download:
     def _hedge_slowest(self, now: float) -> None:
         """In the endgame, let idle peers take over the spans that would come last."""
         self._next_hedge = float("-inf")
+        if not self._in_flight or not self.is_endgame:
+            return
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
-        if not idle or not self._in_flight or not self.is_endgame:
+        if not idle:
             return
         self._next_hedge = now + HEDGE_CHECK_S
         by_span = self._in_flight.by_span

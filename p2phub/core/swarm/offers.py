@@ -13,6 +13,9 @@ The swarm is as fast as what is passed on, so the next span goes to whoever has 
 on: a peer with a fast downlink does not get more than its uplink is good for. Who passes nothing on
 where others do (it gives no slots, or nobody reaches it) is offered nothing until it does; what
 only it has is offered anew, and for a while it gets no upload slot.
+
+As long as spans are left that nobody was offered, slots are for those who have offers, and as few
+of these at once as are served at once: a span is soon whole, and then there are two who pass it on.
 Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.actions import Peer, SendOffer
@@ -47,14 +50,13 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 
 class _Peer:
     __slots__ = (
-        "carried", "copies_left", "has_slot", "holdings", "is_late", "is_seed", "named", "offered",
+        "carried", "copies_left", "holdings", "is_late", "is_seed", "named", "offered",
         "relayed_at", "sent", "told", "unrelayed", "withheld_since",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, now: float) -> None:
         self.holdings = holdings
         self.is_seed: bool | None = None  # None: it said nothing yet
-        self.has_slot = False
         self.is_late = False  # it let a deadline pass: one span at a time until it announces one
         self.offered: dict[int, float] = {}  # span -> since when; until it is announced or late
         self.told: set[int] = set()  # pages it answered about
@@ -130,19 +132,6 @@ class Offers:
         if state is not None:
             state.named.update(seeds[: SEEDS_MAX - len(state.named)])
             self._mine = self._others = 0
-
-    def on_slot(self, peer: Peer, has_slot: bool) -> None:
-        """A peer got an upload slot of ours, or lost it; without one it could not take what it is
-        offered.
-        """
-        state = self._peers.get(peer)
-        if state is None:
-            return
-        state.has_slot = has_slot
-        if not has_slot:
-            for span in state.offered:
-                self._pending.pop(span, None)
-            state.offered.clear()
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
         """What a peer holds of a page.
@@ -249,53 +238,79 @@ class Offers:
 
     # ---- what to do ----------------------------------------------------------------------------
 
-    def next_actions(self, now: float) -> list[SendOffer]:
-        """The offers to send now, a run each; decides anew who is `withheld` a slot."""
+    def next_actions(self, now: float, served_max: int) -> list[SendOffer]:
+        """The offers to send now, a run each; decides anew who is `withheld` a slot.
+
+        served_max: how many peers are served at once; no more have offers.
+        """
         self._end_late(now)
-        takers = [(peer, state) for peer, state in self._peers.items() if state.is_seed is False]
-        keepers = {peer: state for peer, state in takers if self._keeps(state, now)}
-        if len(takers) < 2 or len(keepers) == len(takers):
+        takers = {peer: state for peer, state in self._peers.items() if state.is_seed is False}
+        keepers = {peer for peer, state in takers.items() if self._keeps(state, now)}
+        if len(keepers) == len(takers):
             keepers.clear()
-        self._withhold(keepers, now)
-        if len(takers) < 2:
-            return []
         held = self._availability.rarity.held()
-        for state in keepers.values():
-            held &= ~bitsets.from_members(state.unrelayed)
+        for peer in keepers:
+            held &= ~bitsets.from_members(takers[peer].unrelayed)
         left = ~held & bitsets.interval(0, len(self._planner))
         left &= ~bitsets.from_members(self._pending)
-        if not left:
+        self.withheld = frozenset()
+        if len(takers) < 2 or not left:
             return []
+        actions, left = self._offer(left, takers, keepers, served_max, now)
+        if left:
+            self._withhold(takers, keepers, now)
+        return actions
+
+    def _offer(
+        self,
+        left: int,
+        takers: Mapping[Peer, _Peer],
+        keepers: Collection[Peer],
+        served_max: int,
+        now: float,
+    ) -> tuple[list[SendOffer], int]:
+        """Offers of spans from `left`, and which of them are left then."""
         actions: list[SendOffer] = []
-        burdens = {
-            peer: state.copies_left + len(state.offered) * (len(takers) - 1)
-            for peer, state in takers
-            if state.has_slot and peer not in keepers
+        copies_each = len(takers) - 1
+        burdens = {  # of those who may be offered more
+            peer: state.copies_left + len(state.offered) * copies_each
+            for peer, state in takers.items()
+            if peer not in keepers
         }
         full = [burdens.pop(peer) for peer in list(burdens) if not self._has_room(peer, now)]
+        served_count = sum(bool(state.offered) for state in takers.values())
         while burdens and left:
+            if served_count >= served_max:
+                idle = [peer for peer in burdens if not takers[peer].offered]
+                full.extend(burdens.pop(peer) for peer in idle)
+                if not burdens:
+                    break
             peer = min(burdens, key=burdens.__getitem__)
             least = min(full, default=burdens[peer])
-            if burdens[peer] > least + CARRIED_SPANS_MAX * (len(takers) - 1):
+            if burdens[peer] > least + CARRIED_SPANS_MAX * copies_each:
                 break
             span = self._next_span(left)
             left &= ~(1 << span)
-            burdens[peer] += len(takers) - 1
-            self._peers[peer].offered[span] = now
+            burdens[peer] += copies_each
+            served_count += not takers[peer].offered
+            takers[peer].offered[span] = now
             self._pending[span] = peer
             actions.extend(SendOffer(peer, run) for run in self._planner.span(span).runs)
             if not self._has_room(peer, now):
                 full.append(burdens.pop(peer))
-        return actions
+        return actions, left
 
-    def _withhold(self, keepers: Mapping[Peer, _Peer], now: float) -> None:
-        withheld = set()
-        if not self.is_over:
-            for peer, state in keepers.items():
-                if state.withheld_since is None:
-                    state.withheld_since = now
-                if now - state.withheld_since < WITHHELD_S_MAX:
-                    withheld.add(peer)
+    def _withhold(
+        self, takers: Mapping[Peer, _Peer], keepers: Collection[Peer], now: float
+    ) -> None:
+        """Slots are for those who have offers: what anybody else took would be sent twice."""
+        withheld = {peer for peer in takers if peer in keepers or not takers[peer].offered}
+        for peer in keepers:
+            state = takers[peer]
+            if state.withheld_since is None:
+                state.withheld_since = now
+            if now - state.withheld_since >= WITHHELD_S_MAX:
+                withheld.discard(peer)
         self.withheld = frozenset(withheld)
 
     def next_deadline(self) -> float | None:

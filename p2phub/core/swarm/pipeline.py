@@ -23,6 +23,7 @@ from p2phub.proto.messages import Run
 
 REQUESTS_MIN = 2  # one is sent while the next waits: less would idle for a round trip per span
 REQUESTS_MAX = 64  # at one peer: what its greeting may allow at most
+CROWD_PEERS_MIN = 4  # fewer peers must each send without a pause to fill a link
 PIPELINE_BYTES_MAX = 64 * MIB  # at one peer: 50 ms at 1 GB/s, and what is asked anew if it leaves
 PIPELINE_GAIN = 2.0  # so that a pipeline which is too small grows until the link is full
 PIPELINE_SLACK_S = 0.05  # events are batched at 5 ms on both ends, and schedulers are late
@@ -129,15 +130,17 @@ class PeerState:
             PIPELINE_GAIN * self.rate(now) * (delay_s + PIPELINE_SLACK_S), PIPELINE_BYTES_MAX
         )
 
-    def has_room(self, now: float) -> bool:
-        """Whether one more request fits."""
+    def has_room(self, now: float, *, is_crowd: bool) -> bool:
+        """Whether one more request fits. is_crowd: so many peers send that none needs to send two
+        spans in a row, and what waits at one could be had from another sooner.
+        """
         count = len(self.requests)
         if not self.is_ready or count >= self.requests_max:
             return False
         if count == 0 or self.is_snubbed:
             return count == 0
         if self.rate(now) <= 0.0:
-            return count < REQUESTS_MIN
+            return count < REQUESTS_MIN and not is_crowd
         return self.in_flight_bytes < self.bytes_wanted(now)
 
     # ---- how long ------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Upload slots: who may request, whose request is sent next. A machine over `now`.
 
-A slot that nobody uses goes to somebody who waits; who doesn't use one waits longer for the next.
-Slots go to those who gave us most in the last seconds; to one more at random, who may prove better
-(the optimistic slot); and what is left to those who got least: a seed, to whom nobody gives, thus
-serves everybody in turn. With more slots than peers everybody has one. Requests are few per peer
-and few in all; each peer's are served in order, several started ahead of the wire.
-Source: BitTorrent (Cohen 2003): reciprocity and the optimistic unchoke.
+Few peers are served at once (`Parallel`), and they take turns: a slot that is not used goes on at
+once, one that is used after TURN_S if somebody with a better claim waits. Whoever gave us most for
+what it got has the best claim: givers are paid back, who only takes comes when nobody else wants,
+and a seed, to whom nobody gives, serves everybody alike. Chance decides among newcomers, and about
+a share of the slots. Requests are few per peer and few in all; each peer's are served in order,
+several started ahead of the wire.
+Who loses its slot gets what was begun, and a rejection of each request that was not.
+Source: BitTorrent (Cohen 2003): reciprocity, chances for newcomers; BEP 6: explicit rejections;
+the ledgers of Bitswap (Benet 2014).
 """
 
 from __future__ import annotations
@@ -21,18 +24,20 @@ from p2phub.core.swarm.actions import (
     StopUpload,
     UploadAction,
 )
+from p2phub.core.swarm.parallel import Parallel
 from p2phub.core.swarm.rates import RateMeter
 from p2phub.errors import ProtocolViolation
 from p2phub.proto.limits import MIB, SPAN_BYTES_MAX
 from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, Run
 
 SLOTS_DEFAULT = 32  # lanes each way
-ROUND_S = 10.0  # between two decisions: long enough for a peer's rate to show
-IDLE_S = 1.0  # without a request: then somebody else may have the slot
-IDLE_S_MAX = 60.0  # how long at most a peer that used no slot waits for another; doubles up to here
-OPTIMISTIC_ROUNDS = 3  # that the optimistic slot stays with one peer
-RECEIVED_WINDOW_S = 20.0  # what reciprocity remembers
-SENT_WINDOW_S = 60.0  # what fairness remembers: several turns of everybody
+TURN_S = 2.0  # that a slot lasts while others wait
+OPTIMISTIC_SHARE = 0.25  # of the slots: by chance, so that newcomers have something to give
+LOOK_S = 0.02  # between two looks at the slots
+IDLE_S = 0.25  # without a request, or twice the time a peer takes: then its slot may go on
+PATIENCE_S_MAX = 2.0  # with a peer that is far away
+IDLE_S_MAX = 60.0  # that a peer which used no slot waits for another; doubles up to here
+LEDGER_WINDOW_S = 20.0  # what reciprocity and fairness remember
 REQUESTS_PER_PEER_MAX = 64  # as our greeting says
 REQUESTS_MAX = 4096  # of all peers: 1 MiB of runs
 STARTED_MIN = 2  # per peer: one is sent while the next is opened
@@ -51,23 +56,37 @@ class _Request:
 
 class _Peer:
     __slots__ = (
-        "eligible_at", "idle_since", "is_local", "is_unchoked", "order", "peer", "received",
-        "requests", "sent", "started_bytes", "started_count", "unused_count",
+        "chance", "choked_at", "eligible_at", "idle_since", "is_local", "is_unchoked", "is_used",
+        "patience_s", "peer", "received", "requests", "sent", "slot_since", "started_bytes",
+        "started_count", "unused_count",
     )  # fmt: skip
 
-    def __init__(self, peer: Peer, order: int, now: float, is_local: bool) -> None:
+    def __init__(self, peer: Peer, chance: float, now: float, is_local: bool) -> None:
         self.peer = peer
-        self.order = order
+        self.chance = chance  # decides between equal claims
         self.is_local = is_local
         self.is_unchoked = False
+        self.is_used = False  # something was requested in this slot
+        self.slot_since = now
         self.idle_since = now  # nothing was requested since; of no meaning while something is
-        self.eligible_at = now  # for a slot that somebody else doesn't use
+        self.patience_s = IDLE_S
+        self.choked_at = now
+        self.eligible_at = now  # for the next slot
         self.unused_count = 0  # slots in a row in which it requested nothing
         self.requests: dict[int, _Request] = {}  # by id, oldest first
         self.started_count = 0
         self.started_bytes = 0
-        self.received = RateMeter(now, RECEIVED_WINDOW_S)
-        self.sent = RateMeter(now, SENT_WINDOW_S)
+        self.received = RateMeter(now, LEDGER_WINDOW_S)
+        self.sent = RateMeter(now, LEDGER_WINDOW_S)
+
+    def claim(self, now: float) -> tuple[float, bool, float]:
+        """Who comes first: the smallest claim is the best."""
+        return self.sent.rate(now) - self.received.rate(now), not self.is_local, self.chance
+
+    @property
+    def idle_at(self) -> float:
+        """When its slot, if it has one, may go to another because it isn't used."""
+        return float("inf") if self.requests else self.idle_since + self.patience_s
 
 
 class Uploads:
@@ -77,14 +96,12 @@ class Uploads:
         self._rng = rng
         self._slots_count = slots_count
         self._peers: dict[Peer, _Peer] = {}
-        self._joined_count = 0
         self._request_count = 0
         self._actions: list[UploadAction] = []
         self._ready: dict[Peer, None] = {}  # peers that may have a request to start
-        self._next_round: float | None = None  # None: everybody has a slot
-        self._next_idle: float | None = None  # when a slot may have been idle for too long
-        self._round_count = 0
-        self._optimistic: Peer | None = None
+        self._next_turn: float | None = None  # None: everybody has a slot
+        self._parallel = Parallel(slots_count)
+        self._gained_at = float("-inf")  # something that peers may want of us since
         self._withheld: frozenset[Peer] = frozenset()
 
     # ---- peers ---------------------------------------------------------------------------------
@@ -96,9 +113,8 @@ class Uploads:
         """
         if peer in self._peers:
             return
-        self._peers[peer] = _Peer(peer, self._joined_count, now, is_local)
-        self._joined_count += 1
-        self._give_free_slots(now)
+        self._peers[peer] = _Peer(peer, self._rng.random(), now, is_local)
+        self._next_turn = now
 
     def on_peer_gone(self, peer: Peer, now: float) -> None:
         """The session ended; its requests with it."""
@@ -107,17 +123,17 @@ class Uploads:
             return
         self._request_count -= len(gone.requests)
         self._ready.pop(peer, None)
-        if self._optimistic == peer:
-            self._optimistic = None
-        self._give_free_slots(now)
+        self._next_turn = now
 
     def on_sent(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Payload went out to a peer."""
+        self._parallel.on_sent(size_bytes, now)
         if peer in self._peers:
             self._peers[peer].sent.add(size_bytes, now)
 
     def on_received(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Verified payload came in from a peer: what reciprocity counts."""
+        self._gained_at = now
         if peer in self._peers:
             self._peers[peer].received.add(size_bytes, now)
 
@@ -129,12 +145,13 @@ class Uploads:
         for state in self._peers.values():
             if state.is_unchoked and state.peer in peers:
                 self._choke(state, now)
-        self._give_free_slots(now)
+        self._next_turn = now
 
     def set_slots_count(self, slots_count: int, now: float) -> None:
         """How many peers may be served at once, from the next decision on."""
         self._slots_count = max(1, slots_count)
-        self._next_round = now
+        self._parallel.limit = self._slots_count
+        self._next_turn = now
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -151,12 +168,17 @@ class Uploads:
             return
         if request_id in state.requests:
             raise ProtocolViolation("a peer used one id for two requests", request_id=request_id)
+        if not state.is_used and now < state.slot_since + PATIENCE_S_MAX:
+            answered_s = now - state.slot_since
+            state.patience_s = max(IDLE_S, min(2.0 * answered_s, PATIENCE_S_MAX))
+        state.is_used = True
         code = self._refusal(state, size_bytes)
         if code is not None:
             self._actions.append(SendReject(peer, request_id, code))
             return
         state.requests[request_id] = _Request(request_id, runs, size_bytes)
         state.unused_count = 0
+        self._parallel.on_request(size_bytes)
         self._request_count += 1
         self._ready[peer] = None
 
@@ -189,6 +211,8 @@ class Uploads:
             return None
         self._request_count -= 1
         state.idle_since = now
+        if not state.requests and self._next_turn is not None:
+            self._next_turn = min(self._next_turn, state.idle_at)
         if request.is_started:
             state.started_count -= 1
             state.started_bytes -= request.size_bytes
@@ -199,10 +223,8 @@ class Uploads:
 
     def next_actions(self, now: float) -> list[UploadAction]:
         """What to do now, in order. Call after events and when `next_deadline` has passed."""
-        if self._next_round is not None and now >= self._next_round:
-            self._decide(now)
-        elif self._next_idle is not None and now >= self._next_idle:
-            self._pass_on_idle_slots(now)
+        if self._next_turn is not None and now >= self._next_turn:
+            self._take_turns(now)
         for peer in self._ready:
             self._start(self._peers[peer])
         self._ready.clear()
@@ -211,13 +233,16 @@ class Uploads:
 
     def next_deadline(self) -> float | None:
         """When slots are decided anew; None: everybody has one."""
-        if self._next_round is None or self._next_idle is None:
-            return self._next_round
-        return min(self._next_round, self._next_idle)
+        return self._next_turn
 
     @property
     def slots_count(self) -> int:
         return self._slots_count
+
+    @property
+    def served_max(self) -> int:
+        """How many peers are served at once, now."""
+        return self._parallel.count
 
     @property
     def unchoked(self) -> tuple[Peer, ...]:
@@ -242,94 +267,85 @@ class Uploads:
 
     # ---- slots ---------------------------------------------------------------------------------
 
-    def _give_free_slots(self, now: float) -> None:
-        """Unchoke who waits while slots are free; decide in rounds as soon as they are not."""
-        free = self._slots_count - sum(state.is_unchoked for state in self._peers.values())
-        waiting = self._waiting()
-        waiting.sort(key=lambda state: _fairness(state, now))
-        for state in waiting[: max(0, free)]:
+    def _take_turns(self, now: float) -> None:
+        """End slots that were not used or were had for long enough while others wait; give away
+        those that are free.
+        """
+        waiting = [state for state in self._peers.values() if self._may_have_slot(state, now)]
+        served = [state for state in self._peers.values() if state.is_unchoked]
+        if len(waiting) > self._parallel.count - len(served):
+            self._parallel.adapt(now)
+            waiting.sort(key=lambda state: state.claim(now))
+            if self._rng.random() < OPTIMISTIC_SHARE:
+                waiting.insert(0, waiting.pop(self._rng.randrange(len(waiting))))
+            self._end_turns(served, waiting, now)
+            served = [state for state in served if state.is_unchoked]
+        for state in waiting[: max(0, self._parallel.count - len(served))]:
             self._unchoke(state, now)
-        if len(self._peers) <= self._slots_count:
-            self._next_round = self._next_idle = None
-        elif self._next_round is None:
-            self._next_round = now + ROUND_S
-            self._next_idle = now + IDLE_S
+        self._plan_turn(now)
 
-    def _eligible(self) -> list[_Peer]:
-        return [state for state in self._peers.values() if state.peer not in self._withheld]
-
-    def _waiting(self) -> list[_Peer]:
-        """Who has no slot and may have one."""
-        return [state for state in self._eligible() if not state.is_unchoked]
-
-    def _decide(self, now: float) -> None:
-        """One round: who keeps a slot, who gets one."""
-        if len(self._peers) <= self._slots_count:
-            chosen = {state.peer: None for state in self._eligible()}
-            self._next_round = self._next_idle = None
-        else:
-            chosen = self._choose(now)
-            self._next_round = now + ROUND_S
-        self._round_count += 1
-        for state in self._peers.values():
-            if state.is_unchoked and state.peer not in chosen:
-                self._choke(state, now)
-        for state in self._peers.values():
-            if not state.is_unchoked and state.peer in chosen:
-                self._unchoke(state, now)
-
-    def _pass_on_idle_slots(self, now: float) -> None:
-        """Give slots that were not used for IDLE_S to peers that wait."""
-        waiting = self._waiting()
-        eligible = [state for state in waiting if state.eligible_at <= now]
-        eligible.sort(key=lambda state: _fairness(state, now))
-        idle = [state for state in self._peers.values() if state.is_unchoked and not state.requests]
-        for state in idle:
-            if not eligible:
+    def _end_turns(self, served: list[_Peer], waiting: list[_Peer], now: float) -> None:
+        """Take slots from those who don't use them, or had them for a while and have no better
+        claim than who waits.
+        """
+        free = self._parallel.count - len(served)
+        for state in served:
+            if len(waiting) <= free:
                 break
-            if state.idle_since + IDLE_S <= now:
-                wait_s = min(IDLE_S * (1 << min(state.unused_count, 16)), IDLE_S_MAX)
-                state.unused_count += 1
-                state.eligible_at = now + wait_s
+            is_idle = state.idle_at <= now
+            is_over = state.slot_since + TURN_S <= now
+            if not is_idle and not is_over:
+                continue
+            if not is_idle and free >= 0 and state.claim(now) <= waiting[free].claim(now):
+                state.slot_since = now
+            else:
                 self._choke(state, now)
-                self._unchoke(eligible.pop(0), now)
-        # Looked at again when the next idle slot is due and somebody may have it.
-        self._next_idle = now + IDLE_S / 4
-        if not eligible:
-            soonest = min((state.eligible_at for state in waiting), default=now)
-            self._next_idle = max(self._next_idle, soonest)
+                free += 1
 
-    def _choose(self, now: float) -> dict[Peer, None]:
-        """The peers of the next round: givers first, then who got least, and one by chance."""
-        earned_count = self._slots_count - 1 if self._slots_count > 1 else 1
-        eligible = self._eligible()
-        givers = [state for state in eligible if state.received.rate(now) >= 1.0]
-        givers.sort(key=lambda state: (-state.received.rate(now), state.order))
-        chosen = {state.peer: None for state in givers[:earned_count]}
-        others = [state for state in eligible if state.peer not in chosen]
-        others.sort(key=lambda state: _fairness(state, now))
-        chosen.update((state.peer, None) for state in others[: earned_count - len(chosen)])
-        if self._slots_count > 1:
-            is_over = self._round_count % OPTIMISTIC_ROUNDS == 0
-            if is_over or self._optimistic is None or self._optimistic in chosen:
-                rest = [state.peer for state in eligible if state.peer not in chosen]
-                self._optimistic = self._rng.choice(rest) if rest else None
-            if self._optimistic is not None and self._optimistic not in self._withheld:
-                chosen[self._optimistic] = None
-        return chosen
+    def _plan_turn(self, now: float) -> None:
+        """When slots must be looked at again."""
+        self._next_turn = None
+        waiting = [
+            state for state in self._peers.values()
+            if not state.is_unchoked and state.peer not in self._withheld
+        ]  # fmt: skip
+        if not waiting:
+            return
+        soonest = min(self._eligible_at(state) for state in waiting)
+        served = [state for state in self._peers.values() if state.is_unchoked]
+        if len(served) >= self._parallel.count:
+            ends = (min(state.slot_since + TURN_S, state.idle_at) for state in served)
+            soonest = max(soonest, min(ends))
+        self._next_turn = max(soonest, now + LOOK_S)
+
+    def _may_have_slot(self, state: _Peer, now: float) -> bool:
+        return (
+            not state.is_unchoked
+            and state.peer not in self._withheld
+            and self._eligible_at(state) <= now
+        )
+
+    def _eligible_at(self, state: _Peer) -> float:
+        """Who did not use its last slot waits longer for the next, unless we gained something that
+        it may want.
+        """
+        if self._gained_at > state.choked_at:
+            return min(state.eligible_at, state.choked_at + IDLE_S)
+        return state.eligible_at
 
     def _unchoke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = True
-        state.idle_since = now
+        state.is_used = False
+        state.idle_since = state.slot_since = now
         self._actions.append(SendUnchoke(state.peer))
 
     def _choke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = False
+        state.choked_at = state.eligible_at = now
+        if not state.is_used:
+            state.eligible_at += min(IDLE_S * (1 << min(state.unused_count, 16)), IDLE_S_MAX)
+            state.unused_count += 1
         self._actions.append(SendChoke(state.peer))
         for request in [request for request in state.requests.values() if not request.is_started]:
             self._close(state.peer, request.id, now)
-
-
-def _fairness(state: _Peer, now: float) -> tuple[float, bool, int]:
-    """Who got least comes first; of those alike the local ones, then who waits longest."""
-    return state.sent.rate(now), not state.is_local, state.order
+            self._actions.append(SendReject(state.peer, request.id, REJECT_CHOKED))

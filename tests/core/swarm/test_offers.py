@@ -13,6 +13,7 @@ from p2phub.proto.limits import MIB
 
 PAGE = b"p" * 32
 COUNT = 64
+SERVED_MAX = 8
 FULL = bitsets.to_wire(bitsets.interval(0, COUNT), COUNT)
 NONE = bytes(COUNT // 8)
 
@@ -27,49 +28,69 @@ def seed(name: str = "seed", takers: int = 3, others: tuple[str, ...] = ()) -> O
     for number in range(takers):
         offers.on_peer(f"p{number}", 0.0)
         offers.on_have(f"p{number}", PAGE, NONE, 0.0)
-        offers.on_slot(f"p{number}", True)
     return offers
 
 
 def test_no_span_is_offered_twice_and_each_peer_gets_some() -> None:
-    actions = seed().next_actions(0.0)
+    actions = seed().next_actions(0.0, SERVED_MAX)
     entries = [action.run.start for action in actions]
     assert len(entries) == len(set(entries)) == 3 * OFFERS_AHEAD
     assert {action.peer for action in actions} == {"p0", "p1", "p2"}
 
 
 def test_a_single_peer_is_offered_nothing() -> None:
-    assert seed(takers=1).next_actions(0.0) == []
+    assert seed(takers=1).next_actions(0.0, SERVED_MAX) == []
 
 
-def test_a_peer_without_a_slot_is_offered_nothing() -> None:
-    offers = seed()
-    offers.on_slot("p1", False)
-    assert "p1" not in {action.peer for action in offers.next_actions(0.0)}
+def test_no_more_peers_have_offers_than_are_served_and_the_others_have_no_slot() -> None:
+    offers = seed(takers=5)
+    offered = {action.peer for action in offers.next_actions(0.0, 2)}
+    assert len(offered) == 2
+    assert offers.withheld == {f"p{number}" for number in range(5)} - offered
+
+
+def test_slots_are_for_all_when_nothing_is_left_to_offer() -> None:
+    offers, now = seed(takers=5), 0.0
+    left = COUNT
+    while left:
+        now += 0.1
+        for action in offers.next_actions(now, 2):
+            left -= 1
+            if left:  # the last one is under way for long
+                offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
+                for number in range(5):
+                    offers.on_have_delta(f"p{number}", PAGE, [action.run.start], now)
+    assert offers.next_actions(now, 2) == [] and not offers.is_over
+    assert not offers.withheld
 
 
 def test_an_announced_span_makes_room_for_the_next_offer() -> None:
     offers = seed()
-    first = [action.run.start for action in offers.next_actions(0.0) if action.peer == "p0"]
-    assert offers.next_actions(0.1) == []
+    first = [
+        action.run.start for action in offers.next_actions(0.0, SERVED_MAX) if action.peer == "p0"
+    ]
+    assert offers.next_actions(0.1, SERVED_MAX) == []
     offers.on_have_delta("p0", PAGE, first[:1], 0.2)
-    assert [action.peer for action in offers.next_actions(0.2)] == ["p0"]
+    assert [action.peer for action in offers.next_actions(0.2, SERVED_MAX)] == ["p0"]
 
 
 def test_an_offer_nobody_announced_is_repeated_after_the_deadline_only() -> None:
     offers = seed(takers=2)
-    first = {action.run.start for action in offers.next_actions(0.0)}
+    first = {action.run.start for action in offers.next_actions(0.0, SERVED_MAX)}
     assert offers.next_deadline() == OFFER_DEADLINE_S
-    assert not {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S - 1)} & first
-    again = {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S)}
+    assert (
+        not {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S - 1, SERVED_MAX)}
+        & first
+    )
+    again = {action.run.start for action in offers.next_actions(OFFER_DEADLINE_S, SERVED_MAX)}
     assert again and again <= first | set(range(COUNT))
 
 
 def test_seeds_share_the_spans_without_a_word() -> None:
     one = seed("a", others=("b",))
     two = seed("b", others=("a",))
-    first = {action.run.start for action in one.next_actions(0.0)}
-    second = {action.run.start for action in two.next_actions(0.0)}
+    first = {action.run.start for action in one.next_actions(0.0, SERVED_MAX)}
+    second = {action.run.start for action in two.next_actions(0.0, SERVED_MAX)}
     assert first and second and not first & second
 
 
@@ -77,8 +98,8 @@ def test_seeds_share_the_spans_by_what_their_peers_say() -> None:
     one, two = seed("a"), seed("b")
     one.on_seeds("p0", ["b", "a"])
     two.on_seeds("p2", ["a"])
-    first = {action.run.start for action in one.next_actions(0.0)}
-    second = {action.run.start for action in two.next_actions(0.0)}
+    first = {action.run.start for action in one.next_actions(0.0, SERVED_MAX)}
+    second = {action.run.start for action in two.next_actions(0.0, SERVED_MAX)}
     assert first and second and not first & second
 
 
@@ -88,7 +109,7 @@ def test_seeds_that_are_invented_hold_up_nothing() -> None:
     now, held = 0.0, set[int]()
     while not offers.is_over:
         now += 0.1
-        for action in offers.next_actions(now):
+        for action in offers.next_actions(now, SERVED_MAX):
             held.add(action.run.start)
             offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
         assert now < 100.0
@@ -100,7 +121,7 @@ def test_who_passes_nothing_on_is_offered_no_more() -> None:
     now, given = 0.0, dict.fromkeys(("p0", "p1", "p2"), 0)
     while now < 30.0:
         now += 0.5
-        for action in offers.next_actions(now):
+        for action in offers.next_actions(now, SERVED_MAX):
             given[action.peer] += 1
             offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
             if action.peer != "p0":
@@ -113,12 +134,14 @@ def test_who_passes_nothing_on_is_offered_no_more() -> None:
 
 def test_what_only_a_peer_without_uploads_has_is_offered_anew() -> None:
     offers = seed()
-    kept = [action.run.start for action in offers.next_actions(0.0) if action.peer == "p0"]
+    kept = [
+        action.run.start for action in offers.next_actions(0.0, SERVED_MAX) if action.peer == "p0"
+    ]
     offers.on_have_delta("p0", PAGE, kept, 0.1)
     now, others = 0.1, set[int]()
     while now < 30.0 and not set(kept) <= others:
         now += 0.5
-        for action in offers.next_actions(now):
+        for action in offers.next_actions(now, SERVED_MAX):
             offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
             if action.peer != "p0":
                 others.add(action.run.start)
@@ -129,29 +152,29 @@ def test_what_only_a_peer_without_uploads_has_is_offered_anew() -> None:
 
 def test_a_slot_is_withheld_for_a_while_only_and_where_others_pass_on() -> None:
     offers = seed()
-    for action in offers.next_actions(0.0):
+    for action in offers.next_actions(0.0, SERVED_MAX):
         offers.on_have_delta(action.peer, PAGE, [action.run.start], 0.1)
-    offers.next_actions(6.0)
+    offers.next_actions(6.0, SERVED_MAX)
     assert not offers.withheld  # nobody passed anything on: all may be slow
     first, second = list(offers._peers["p1"].carried)[:2]
     offers.on_have_delta("p2", PAGE, [first], 0.2)
     offers.on_have_delta("p2", PAGE, [second], 6.0)
-    offers.next_actions(7.0)
+    offers.next_actions(7.0, SERVED_MAX)
     assert offers.withheld == {"p0", "p2"}
-    offers.next_actions(7.0 + WITHHELD_S_MAX)
+    offers.next_actions(7.0 + WITHHELD_S_MAX, SERVED_MAX)
     assert not offers.withheld & {"p0", "p2"}
 
 
 def test_the_next_span_goes_to_who_has_least_left_to_pass_on() -> None:
     offers = seed(takers=2)
-    for action in offers.next_actions(0.0):
+    for action in offers.next_actions(0.0, SERVED_MAX):
         offers.on_have_delta(action.peer, PAGE, [action.run.start], 0.1)
-    slow = offers.next_actions(0.1)
+    slow = offers.next_actions(0.1, SERVED_MAX)
     for action in slow:
         if action.peer == "p0":
             offers.on_have_delta("p0", PAGE, [action.run.start], 0.2)
             offers.on_have_delta("p1", PAGE, [action.run.start], 0.3)
-    assert {action.peer for action in offers.next_actions(0.3)} == {"p0"}
+    assert {action.peer for action in offers.next_actions(0.3, SERVED_MAX)} == {"p0"}
 
 
 def test_offering_is_over_when_every_span_has_a_holder_who_is_no_seed() -> None:
@@ -160,7 +183,7 @@ def test_offering_is_over_when_every_span_has_a_holder_who_is_no_seed() -> None:
     offers.on_have_delta("p0", PAGE, range(40), 1.0)
     offers.on_have_delta("p1", PAGE, range(40, COUNT), 1.0)
     assert offers.is_over and offers.spread_count == COUNT
-    assert offers.next_actions(1.0) == []
+    assert offers.next_actions(1.0, SERVED_MAX) == []
     offers.on_peer_gone("p1", 2.0)
     assert not offers.is_over
 

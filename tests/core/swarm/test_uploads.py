@@ -1,4 +1,4 @@
-"""Upload slots: reciprocity, one optimistic, fairness among the rest; bounded queues."""
+"""Upload slots: few at once, in turns, by what was given and got; bounded queues."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import random
 import pytest
 
 from p2phub.core.swarm.actions import SendChoke, SendReject, SendUnchoke, StartUpload, StopUpload
-from p2phub.core.swarm.uploads import IDLE_S, REQUESTS_PER_PEER_MAX, ROUND_S, STARTED_BYTES, Uploads
+from p2phub.core.swarm.uploads import (
+    IDLE_S,
+    REQUESTS_PER_PEER_MAX,
+    STARTED_BYTES,
+    TURN_S,
+    Uploads,
+)
 from p2phub.errors import ProtocolViolation
 from p2phub.proto.limits import MIB, SPAN_BYTES_MAX
 from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, Run
@@ -31,12 +37,14 @@ def test_everybody_has_a_slot_while_there_are_enough() -> None:
 
 
 def test_a_choked_peer_is_rejected_and_an_oversized_request_too() -> None:
-    uploads, _ = crowd(2, 1)
-    uploads.on_request("p1", 7, RUNS, 10, 0.0)
-    uploads.on_request("p0", 8, RUNS, SPAN_BYTES_MAX + 1, 0.0)
+    uploads, peers = crowd(2, 1)
+    first = uploads.unchoked[0]
+    other = next(peer for peer in peers if peer != first)
+    uploads.on_request(other, 7, RUNS, 10, 0.0)
+    uploads.on_request(first, 8, RUNS, SPAN_BYTES_MAX + 1, 0.0)
     assert uploads.next_actions(0.0) == [
-        SendReject("p1", 7, REJECT_CHOKED),
-        SendReject("p0", 8, REJECT_TOO_LARGE),
+        SendReject(other, 7, REJECT_CHOKED),
+        SendReject(first, 8, REJECT_TOO_LARGE),
     ]
 
 
@@ -70,41 +78,80 @@ def test_one_id_for_two_requests_is_a_violation() -> None:
         uploads.on_request("p0", 1, RUNS, 10, 0.0)
 
 
-def test_givers_keep_their_slots() -> None:
-    uploads, _ = crowd(10, 4)
-    for now in range(1, 31):
-        for peer in ("p7", "p8"):
-            uploads.on_received(peer, 1_000_000, float(now))
+def served_in_turns(
+    uploads: Uploads, peers: list[str], until_s: float, giver: str | None = None
+) -> dict[str, int]:
+    """Bytes sent to each peer; all have something to ask, and one gives twice what it gets."""
+    sent = dict.fromkeys(peers, 0)
+    now, number = 0.0, 0
+    while now < until_s:
+        now += 0.1
         for peer in uploads.unchoked:
-            uploads.on_request(peer, now, RUNS, 10, float(now))
-        uploads.next_actions(float(now))
-    assert {"p7", "p8"} <= set(uploads.unchoked)
-    assert len(uploads.unchoked) == 4
+            number += 1
+            uploads.on_request(peer, number, RUNS, MIB, now)
+        for action in uploads.next_actions(now):
+            if isinstance(action, StartUpload):
+                sent[action.peer] += MIB
+                uploads.on_sent(action.peer, MIB, now)
+                uploads.on_upload_done(action.peer, action.request_id, now)
+                if action.peer == giver:
+                    uploads.on_received(action.peer, 2 * MIB, now)
+    return sent
+
+
+def test_who_gives_more_than_it_gets_gets_most() -> None:
+    uploads, peers = crowd(10, 4)
+    sent = served_in_turns(uploads, peers, 40 * TURN_S, giver="p7")
+    others = [size_bytes for peer, size_bytes in sent.items() if peer != "p7"]
+    assert sent["p7"] > 2 * max(others)
+    assert min(others) > 0
 
 
 def test_a_seed_serves_everybody_in_turn() -> None:
     uploads, peers = crowd(12, 4)
-    sent = dict.fromkeys(peers, 0)
-    now, number = 0.0, 0
-    while now < 40 * ROUND_S:
-        now += 1.0
-        for peer in uploads.unchoked:
-            number += 1
-            uploads.on_request(peer, number, RUNS, 1_000_000, now)
-        for action in uploads.next_actions(now):
-            if isinstance(action, StartUpload):
-                sent[action.peer] += 1_000_000
-                uploads.on_sent(action.peer, 1_000_000, now)
-                uploads.on_upload_done(action.peer, action.request_id, now)
+    sent = served_in_turns(uploads, peers, 40 * TURN_S)
     assert min(sent.values()) > 0.5 * max(sent.values())
+
+
+def test_a_slot_that_is_lost_rejects_what_was_not_begun_and_nothing_else() -> None:
+    uploads, _ = crowd(2, 1)
+    first = uploads.unchoked[0]
+    for number in range(3):
+        uploads.on_request(first, number, RUNS, 8 * MIB, 0.0)
+    uploads.next_actions(0.0)
+    uploads.withhold(frozenset({first}), 0.1)
+    actions = uploads.next_actions(0.1)
+    assert actions[:2] == [SendChoke(first), SendReject(first, 2, REJECT_CHOKED)]
+    assert uploads.requests_count == 2  # what was begun is sent
+
+
+def test_a_peer_far_away_is_given_time_to_use_its_slot() -> None:
+    uploads, _ = crowd(2, 1)
+    now, number, served = 0.0, 0, dict.fromkeys(("p0", "p1"), 0)
+    asks: list[tuple[float, str]] = []
+    while now < 60.0:
+        now += 0.05
+        for at, peer in [row for row in asks if row[0] <= now]:
+            asks.remove((at, peer))
+            number += 1
+            uploads.on_request(peer, number, RUNS, MIB, now)
+        for action in uploads.next_actions(now):
+            if isinstance(action, SendUnchoke):
+                asks.append((now + 0.8, action.peer))  # a round trip by satellite
+            if isinstance(action, StartUpload):
+                served[action.peer] += 1
+                uploads.on_upload_done(action.peer, action.request_id, now)
+    assert min(served.values()) > 10
 
 
 def test_a_slot_that_nobody_uses_goes_to_somebody_who_waits() -> None:
     uploads, _ = crowd(3, 1)
     deadline = uploads.next_deadline()
     assert deadline is not None and deadline <= IDLE_S
+    first = uploads.unchoked[0]
     actions = uploads.next_actions(IDLE_S)
-    assert actions == [SendChoke("p0"), SendUnchoke("p1")]
+    assert actions[0] == SendChoke(first)
+    assert isinstance(actions[1], SendUnchoke) and actions[1].peer != first
 
 
 def test_idle_peers_pass_a_slot_on_ever_more_seldom() -> None:
@@ -119,25 +166,30 @@ def test_idle_peers_pass_a_slot_on_ever_more_seldom() -> None:
 
 
 def test_a_peer_that_leaves_frees_its_slot_and_its_queue() -> None:
-    uploads, _ = crowd(2, 1)
-    uploads.on_request("p0", 1, RUNS, 10, 0.0)
-    uploads.on_peer_gone("p0", 0.0)
-    assert uploads.next_actions(0.0) == [SendUnchoke("p1")]
+    uploads, peers = crowd(2, 1)
+    first = uploads.unchoked[0]
+    other = next(peer for peer in peers if peer != first)
+    uploads.on_request(first, 1, RUNS, 10, 0.0)
+    uploads.on_peer_gone(first, 0.0)
+    assert uploads.next_actions(0.0) == [SendUnchoke(other)]
     assert uploads.requests_count == 0
-    uploads.on_peer_gone("p0", 0.0)
+    uploads.on_peer_gone(first, 0.0)
 
 
 def test_a_slot_that_is_withheld_goes_to_another_and_comes_back() -> None:
-    uploads, _ = crowd(3, 2)
-    uploads.withhold(frozenset({"p0"}), 1.0)
-    assert uploads.next_actions(1.0) == [SendChoke("p0"), SendUnchoke("p2")]
+    uploads, peers = crowd(3, 2)
+    first = uploads.unchoked[0]
+    waiting = next(peer for peer in peers if peer not in uploads.unchoked)
+    uploads.withhold(frozenset({first}), 1.0)
+    assert uploads.next_actions(1.0) == [SendChoke(first), SendUnchoke(waiting)]
     for number in range(1, 100):
         uploads.next_actions(1.0 + number)
-        assert "p0" not in uploads.unchoked and len(uploads.unchoked) == 2
-    uploads.on_peer_gone("p2", 200.0)
-    assert "p0" not in uploads.unchoked
+        assert first not in uploads.unchoked and len(uploads.unchoked) == 2
+    uploads.on_peer_gone(waiting, 200.0)
+    uploads.next_actions(200.0)
+    assert first not in uploads.unchoked
     uploads.withhold(frozenset(), 201.0)
-    assert SendUnchoke("p0") in uploads.next_actions(201.0)
+    assert SendUnchoke(first) in uploads.next_actions(201.0)
 
 
 def test_a_newcomer_whose_slot_is_withheld_waits() -> None:
