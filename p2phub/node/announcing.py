@@ -32,6 +32,9 @@ from p2phub.store.base import ObjectState, Store
 
 SAVE_PERIOD_S = 60.0  # a crash announces again at most what changed in this time
 QUEUE_BYTES_MAX = 64 << 20  # of the saved queue
+# Before what was fetched is announced, up to this: a crowd is done at one moment, and would ask the
+# same few nodes at once.
+FETCHED_WAIT_S_MAX = 3.0
 
 
 class Announcing:
@@ -48,6 +51,7 @@ class Announcing:
         saved = read_json(self._path, QUEUE_BYTES_MAX)
         now, wall_s = trio.current_time(), time.time()
         known = saved if isinstance(saved, dict) else {}
+        self._rng = rng
         self._queue = AnnounceQueue.from_dict(known, rng, now, wall_s, policy)
 
     async def run(self) -> None:
@@ -70,25 +74,29 @@ class Announcing:
         finally:
             self._save()
 
-    def add(self, kind: KeyKind, name: bytes, size_bytes: int = 0) -> int:
-        """Announce a name from now on; how many names that were added (0 or 1)."""
+    def add(self, kind: KeyKind, name: bytes, size_bytes: int = 0, wait_s: float = 0.0) -> int:
+        """Announce a name from now on, or in a while; how many names that were added (0 or 1)."""
         if (kind, name) in self._queue:
             return 0
-        added = self._queue.add(kind, name, trio.current_time(), size_bytes=size_bytes)
+        added = self._queue.add(kind, name, trio.current_time() + wait_s, size_bytes=size_bytes)
         self._is_dirty = self._is_dirty or added
         self._changed.set()
         return int(added)
 
-    async def announce_release(self, manifest: Digest, files: Sequence[FileRecord] = ()) -> int:
+    async def announce_release(
+        self, manifest: Digest, files: Sequence[FileRecord] = (), *, is_fetched: bool = False
+    ) -> int:
         """Announce a held manifest and its whole large files; how many names are new.
 
-        files: all that it lists, where the caller has them at hand.
+        files: all that it lists, where the caller has them at hand. is_fetched: others hold it, so
+        there is time.
         """
-        count = self.add(KeyKind.MANIFEST, manifest)
+        wait_s = self._rng.uniform(0.0, FETCHED_WAIT_S_MAX) if is_fetched else 0.0
+        count = self.add(KeyKind.MANIFEST, manifest, wait_s=wait_s)
         complete = await trio.to_thread.run_sync(self._complete_objects, manifest, files)
         for name, size_bytes, sum_sha256 in complete:
-            count += self.add(KeyKind.OBJECT, name, size_bytes)
-            count += self.add(KeyKind.SHA256, sum_sha256, size_bytes)
+            count += self.add(KeyKind.OBJECT, name, size_bytes, wait_s)
+            count += self.add(KeyKind.SHA256, sum_sha256, size_bytes, wait_s)
         return count
 
     def withdraw_object(self, name: Digest, sum_sha256: bytes | None) -> None:

@@ -106,6 +106,7 @@ class Transfer:
         Raises StoreError where the disk refuses, NoProvider where nobody was found, TransferStalled
         where all fell silent.
         """
+        self.watches.known[self._held_by] = None
         try:
             async with open_tasks() as nursery:
                 nursery.start_soon(self._recruit, nursery)
@@ -114,6 +115,7 @@ class Transfer:
                 await self._drive()
                 nursery.cancel_scope.cancel()
         finally:
+            del self.watches.known[self._held_by]
             with trio.CancelScope(shield=True):  # what came is durable, also after a cancel
                 await self._checkpoint_now()
         if self._failure is not None:
@@ -258,6 +260,9 @@ class Transfer:
         self._arrived.set()
         self._arrived = trio.Event()
         self.watches.on_held(entries_of(span.runs, first, stop))
+
+    def _held_by(self, peer: PeerId, page: Digest) -> int:
+        return self.machine.held_by(peer, page)
 
     def on_seed(self, peer: PeerId) -> None:
         """A peer makes offers, as seeds do: tell it and the other seeds of each other, so that they

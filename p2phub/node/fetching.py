@@ -364,7 +364,7 @@ class Fetching:
         await trio.to_thread.run_sync(self._store.add_release, release)
         if plan.tree.manifest is None:
             return
-        await self._announcing.announce_release(plan.tree.digest, plan.tree.files)
+        await self._announcing.announce_release(plan.tree.digest, plan.tree.files, is_fetched=True)
 
     async def _lease(self, digest: Digest, until_s: float) -> None:
         """Before its first document: what is fetched is not collected."""

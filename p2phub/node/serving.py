@@ -187,7 +187,7 @@ class _ServedSession:
         self._channel: SendingChannel | None = None
         self._is_dialling = False
         self._scope = trio.CancelScope()
-        self._watch = PageWatch(serving._watches, self._outbox_send.send)
+        self._watch = PageWatch(serving._watches, self._outbox_send.send, downloader=session.peer)
         self.manifests: set[Digest] = set()
 
     @property

@@ -2,7 +2,8 @@
 
 Both ends of a session may ask: a downloader, to know whom to ask for what; a seed, to know which
 spans it has not brought among the others yet. News are told at once, but then not again for
-DELTA_PERIOD_S, so that a fast download does not drown its peers in messages.
+DELTA_PERIOD_S, so that a fast download does not drown its peers in messages. A downloader is not
+told of what it said to hold itself: in a swarm that is half of all there would be to tell.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import trio
 
 from p2phub.digest import Digest
 from p2phub.errors import ContentError
+from p2phub.net.base import PeerId
 from p2phub.proto.limits import INDEXES_PER_DELTA_MAX
 from p2phub.proto.messages import Have, HaveDelta, Message, Run
 from p2phub.store.base import Store
@@ -25,6 +27,8 @@ DELTA_PERIOD_S = 0.1  # between two words on what is new
 
 Entries: TypeAlias = Iterable[tuple[Digest, Sequence[int]]]  # (page, entries) held from now on
 Say: TypeAlias = Callable[[Message], Awaitable[None]]
+# What a peer said it holds of a page, as a set of entries; 0: nothing is known.
+Known: TypeAlias = Callable[[PeerId, Digest], int]
 
 
 class Watches:
@@ -36,6 +40,14 @@ class Watches:
         self.disk = trio.CapacityLimiter(4)
         self.by_page: dict[Digest, set[PageWatch]] = {}
         self.count = 0
+        self.known: dict[Known, None] = {}  # of each download under way
+
+    def held_by(self, peer: PeerId, page: Digest) -> int:
+        """What a peer told any download of ours."""
+        held = 0
+        for known in self.known:
+            held |= known(peer, page)
+        return held
 
     def on_held(self, entries: Entries) -> None:
         """Chunks became available here."""
@@ -47,7 +59,9 @@ class Watches:
 class PageWatch:
     """The pages that the other end of one session watches. `run` must run; `close` when it ends."""
 
-    def __init__(self, watches: Watches, say: Say) -> None:
+    def __init__(self, watches: Watches, say: Say, downloader: PeerId | None = None) -> None:
+        """downloader: the other end, if it watches only for what it lacks."""
+        self._downloader = downloader
         self._watches = watches
         self._say = say
         self._pages: dict[Digest, None] = {}  # oldest first
@@ -77,11 +91,18 @@ class PageWatch:
             self._noted = trio.Event()
             news, self._news = self._news, {}
             for page, indexes in news.items():
-                ordered = sorted(indexes)
+                ordered = sorted(self._unknown(page, indexes))
                 for start in range(0, len(ordered), INDEXES_PER_DELTA_MAX):
                     part = ordered[start : start + INDEXES_PER_DELTA_MAX]
                     await self._say(HaveDelta(page, tuple(part)))
             await trio.sleep(DELTA_PERIOD_S)
+
+    def _unknown(self, page: Digest, indexes: set[int]) -> Iterable[int]:
+        """Those that the other end may lack."""
+        if self._downloader is None:
+            return indexes
+        held = self._watches.held_by(self._downloader, page)
+        return [index for index in indexes if not held >> index & 1]
 
     def close(self) -> None:
         for page in list(self._pages):

@@ -4,9 +4,10 @@ other.
 Real daemons in network namespaces, with uplinks and downlinks shaped. Nobody but the seeds' own
 addresses is named to a peer: it finds the others through the seeds. All stay and seed. The last to
 be done is held against the fluid bound, max(F/us, F/d, NF/(us + sum u)), which no swarm can beat
-(Kumar and Ross 2006); the links count headers and the bound does not, so 4 % above it is the wire's
-own. libtorrent does the same in the same run, where it is installed. Files lie in memory where it
-has room, since eight machines would have eight disks.
+(Kumar and Ross 2006; a free rider counts among the N and gives no u); the links count headers and
+the bound does not, so 4 % above it is the wire's own. libtorrent does the same in the same run,
+where it is installed. Files lie in memory where it has room, since eight machines would have eight
+disks.
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ def ours(home: Path, file: Path, seeds: int, is_riding: bool) -> dict[str, float
         wire = [place.sent_bytes - n for place, n in zip(places, sent_before, strict=True)]
         cpu = [one.cpu_s - n for one, n in zip(daemons, cpu_before, strict=True)]
         sent = [_status(one)["sent_bytes"] for one in daemons]
+    rider = {"free_rider_s": times[-1][1]} if is_riding else {}
     usable = sorted(usable for usable, _ in times)
     complete = sorted(complete for _, complete in times)
+    givers = times[: PEERS - is_riding]
     return {
+        **rider,
         "last_s": complete[-1],
+        "last_giver_s": max(complete for _, complete in givers),
         "last_usable_s": usable[-1],
         "median_s": median(complete),
         "first_s": complete[0],
