@@ -100,8 +100,7 @@ class Download:
 
     def on_held(self, page: Digest, entries: Sequence[int]) -> None:
         """Entries were verified without this machine: reused from the disk, or got by digest."""
-        number = self._planner.number_of(page)
-        if number is not None:
+        if (number := self._planner.number_of(page)) is not None:
             self._on_found(number, bitsets.from_members(entries))
 
     def _on_found(self, number: int, entries: int) -> int:
@@ -170,30 +169,31 @@ class Download:
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
         """The peer said what it holds of a page it was asked about; no bits: nothing of it."""
-        asked = self._find_page(peer, page)
-        if asked is not None:
+        if (asked := self._find_page(peer, page)) is not None:
             self._availability.set_page(*asked, bitsets.from_wire(bits))
             self._hungry[peer] = None
 
     def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> None:
         """The peer holds more of a page it was asked about."""
-        asked = self._find_page(peer, page)
-        if asked is not None:
+        if (asked := self._find_page(peer, page)) is not None:
             gained = self._availability.add_entries(*asked, entries)
             state = self._peers[peer]
             if state.is_ready and (gained & self._picker.open or state.holdings.part):
                 self._hungry[peer] = None
 
+    def held_by(self, peer: Peer, page: Digest) -> int:
+        """What a peer said it holds of a page: a set of entries, as far as they matter here."""
+        asked = self._find_page(peer, page)
+        return asked[0].pages.get(asked[1], 0) if asked is not None else 0
+
     def on_choke(self, peer: Peer, now: float) -> None:
         """The peer takes our slot away. What it has not begun to send it rejects one by one."""
-        state = self._peers.get(peer)
-        if state is not None:
+        if (state := self._peers.get(peer)) is not None:
             state.is_choked = True
 
     def on_unchoke(self, peer: Peer, now: float) -> None:
         """The peer gives us a slot."""
-        state = self._peers.get(peer)
-        if state is not None:
+        if (state := self._peers.get(peer)) is not None:
             state.is_choked = False
             self._hungry[peer] = None
 
@@ -260,8 +260,7 @@ class Download:
 
         It is asked again, of others at once, of this peer after a pause.
         """
-        request = self._find(peer, request_id)
-        if request is not None:
+        if (request := self._find(peer, request_id)) is not None:
             self._close(request)
             self._pause(request.peer, now)
 
@@ -411,11 +410,12 @@ class Download:
         if not self._in_flight or not self.is_endgame:
             return
         idle = [state for state in self._peers.values() if state.is_ready and not state.requests]
+        if not idle:
+            return
+        self._next_hedge = now + HEDGE_CHECK_S
         by_span = self._in_flight.by_span
-        if idle:
-            self._next_hedge = now + HEDGE_CHECK_S
-            for request, state in self._hedging.takeovers(in_order(idle, now), by_span, now):
-                self._hedge(request, state, now)
+        for request, state in self._hedging.takeovers(in_order(idle, now), by_span, now):
+            self._hedge(request, state, now)
 
     def _hedge(self, request: RequestState, state: PeerState, now: float) -> None:
         span = request.span
