@@ -30,6 +30,7 @@ from p2phub.paths import Home
 from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import ObjectState, Store
 
+LOOK_PERIOD_S = 60.0  # at the queue at the latest
 SAVE_PERIOD_S = 60.0  # a crash announces again at most what changed in this time
 QUEUE_BYTES_MAX = 64 << 20  # of the saved queue
 # Before what was fetched is announced, up to this: a crowd is done at one moment, and would ask the
@@ -61,16 +62,14 @@ class Announcing:
                 nursery.start_soon(self._save_regularly)
                 while True:
                     self._changed = trio.Event()
-                    if self._network.peers():
-                        for announce in self._queue.next_actions(trio.current_time()):
+                    now = trio.current_time()
+                    due = now + LOOK_PERIOD_S
+                    if self._network.peers():  # else `on_network` will tell
+                        for announce in self._queue.next_actions(now):
                             nursery.start_soon(self._announce, announce)
-                    due = self._queue.next_deadline()
-                    with trio.move_on_at(
-                        min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)
-                    ):
+                        due = min(due, self._queue.next_deadline() or due)
+                    with trio.move_on_at(due):
                         await self._changed.wait()
-                    if not self._network.peers():
-                        await trio.sleep(0.5)
         finally:
             self._save()
 

@@ -148,6 +148,7 @@ class Transfer:
     async def _drive(self) -> None:
         while self._failure is None and (self.is_kept or not self.machine.is_complete):
             self._changed = trio.Event()
+            self._excuse_held_back()
             for action in self.machine.next_actions(trio.current_time()):
                 self._carry_out(action)
             due = self.machine.next_deadline()
@@ -173,7 +174,7 @@ class Transfer:
         while True:
             waiting = [peer for peer in self.search.found if peer not in self._started]
             waiting.sort(key=self._turns.__getitem__)
-            room_count = max(0, SESSIONS_MAX - len(self._sessions))
+            room_count = max(0, self._sessions_max - len(self._sessions))
             for peer in waiting[:room_count]:
                 self._started.add(peer)
                 nursery.start_soon(self._keep_session, peer)
@@ -182,6 +183,11 @@ class Transfer:
                 self._make_room(len(waiting))
             with trio.move_on_after(ROOM_LOOK_S if waiting else float("inf")):
                 await self.search.wait_more(len(self.search.found))
+
+    @property
+    def _sessions_max(self) -> int:
+        most = self.channels.down.peers_max
+        return SESSIONS_MAX if most is None else min(SESSIONS_MAX, most)
 
     def _make_room(self, wanted_count: int) -> None:
         """End up to so many sessions of which nothing comes; their peers wait for another turn."""
@@ -230,6 +236,7 @@ class Transfer:
     async def _watch(self) -> None:
         while True:
             await trio.sleep(1.0)
+            self._excuse_held_back()
             if self.machine.is_complete:
                 continue  # kept for the next machine
             if trio.current_time() - self._last_progress_s < STALL_TIMEOUT_S:
@@ -240,6 +247,20 @@ class Transfer:
                 self.fail(self.search.report("the content"))
             else:
                 self.fail(self._stalled())
+
+    def _excuse_held_back(self) -> None:
+        """Nobody is late while a limit of our own keeps us from reading; whom it leaves too little
+        waits for another turn.
+        """
+        for session in list(self._sessions.values())[self._sessions_max :]:
+            session.give_up()
+        now, longest_s = trio.current_time(), 0.0
+        for peer, session in self._sessions.items():
+            held_s = session.take_held_s()
+            if held_s:
+                self.machine.on_held_back(peer, held_s, now)
+                longest_s = max(longest_s, held_s)
+        self._last_progress_s = min(now, self._last_progress_s + longest_s)
 
     def _stalled(self) -> TransferStalled:
         facts = self.statistics()

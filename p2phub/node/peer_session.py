@@ -106,6 +106,7 @@ class PeerSession:
         self._channel_closed = trio.Event()
         self._channel_since_s = 0.0  # when it opened, and what came over it since
         self._channel_bytes = 0
+        self._held_s = 0.0  # as `take_held_s` saw it last
         self._is_fast = trio.Event()  # one thread may be too few for it; or it closed
         self._is_lane_wanted = False  # asked for, and neither given nor refused yet
         self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
@@ -147,6 +148,14 @@ class PeerSession:
         """The machine wants nothing more of this peer."""
         self.is_ended = True
         self._scope.cancel()
+
+    def take_held_s(self) -> float:
+        """For how long a limit of our own kept its channel waiting since this was asked last."""
+        if self._channel is None:
+            return 0.0
+        held_s, self._held_s = self._held_s, self._channel.credit.held_s
+        self._gave_at_s += self._held_s - held_s
+        return self._held_s - held_s
 
     def is_fruitless(self, now: float) -> bool:
         """Whether another peer may have its place: it is silent, or nothing comes of what it
@@ -362,7 +371,7 @@ class PeerSession:
         channel = await channels.open_receiving(ticket, session, self._on_event)
         closed = self._channel_closed = trio.Event()
         self._channel = channel
-        self._channel_since_s, self._channel_bytes = trio.current_time(), 0
+        self._channel_since_s, self._channel_bytes, self._held_s = trio.current_time(), 0, 0.0
         fast = self._is_fast = trio.Event()
         if self._is_unchoked:
             self._machine.on_unchoke(self._peer, trio.current_time())

@@ -14,7 +14,10 @@ import trio
 from p2phub.core.swarm.limiter import GRANT_INTERVAL_S, Limiter
 from p2phub.net.base import PeerId
 from p2phub.net.lane_credit import RateCredit
+from p2phub.proto.limits import LANE_RATE_MIN_BYTES_PER_S
 
+# Four times what a lane counts as progress: a frame of 1 MiB takes a minute.
+PEER_RATE_MIN_BYTES_PER_S = 4 * LANE_RATE_MIN_BYTES_PER_S
 AHEAD_BYTES = 1 << 20  # that a waiting channel may take at once: 50 MB/s for each at least
 
 
@@ -24,7 +27,14 @@ class Rates:
     def __init__(self, rate_bytes_per_s: int | None = None) -> None:
         self.limiter = Limiter(rate_bytes_per_s)
         self._credits: dict[RateCredit, PeerId] = {}
+        self._granted_s = 0.0  # when credit was granted last
         self._changed = trio.Event()
+
+    @property
+    def peers_max(self) -> int | None:
+        """How many peers may share the limit and none be so slow that the other end gives up."""
+        rate = self.limiter.rate_bytes_per_s
+        return None if rate is None else max(1, rate // PEER_RATE_MIN_BYTES_PER_S)
 
     @contextmanager
     def limits_changed(self) -> Iterator[Limiter]:
@@ -58,6 +68,7 @@ class Rates:
             self._changed = trio.Event()
             if not self.limiter.is_limited or not self._credits:
                 await self._changed.wait()
+                self._granted_s = trio.current_time()
                 continue
             self._grant(trio.current_time())
             await trio.sleep(GRANT_INTERVAL_S)
@@ -65,6 +76,9 @@ class Rates:
     def _grant(self, now: float) -> None:
         """Whoever waits gets its share of all that there is: a lane draws it in small steps."""
         waiting = [(credit, peer) for credit, peer in self._credits.items() if credit.wanted_bytes]
+        for credit, _ in waiting:
+            credit.held_s += now - self._granted_s
+        self._granted_s = now
         wants: dict[str, int] = {}
         for _, peer in waiting:
             wants[peer] = wants.get(peer, 0) + AHEAD_BYTES

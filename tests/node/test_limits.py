@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from p2phub.errors import BadSetting, UsageError
 from p2phub.net.base import PeerId
 from p2phub.net.lane_credit import RateCredit
+from p2phub.net.memory import MemoryHub
+from p2phub.node.api import PeerShare
+from p2phub.node.downloads import STALL_TIMEOUT_S
 from p2phub.node.limits import PEERS_MAX, Limiting
 from p2phub.node.limits_api import LimitChange
 from p2phub.node.rates import Rates
 from p2phub.proto.limits import MIB
+from tests.node.hostile_peers import node_of
 from tests.node.real_nodes import address, fetch, node, publish, write_model
 
 PEER = PeerId("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")
@@ -153,3 +159,42 @@ async def test_a_fetch_is_held_back_and_let_go_while_it_runs(tmp_path: Path) -> 
                 while (await peer.status()).transfers:
                     await trio.sleep(0.01)
     assert (tmp_path / "result" / "weights.bin").stat().st_size == 4 * MIB
+
+
+async def test_a_limit_too_low_for_any_timer_drops_nobody(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """A chunk that takes a minute; two peers, of which one at a time gets the little there is."""
+    mock_clock.rate = 1.0
+    model = tmp_path / "model"
+    model.mkdir()
+    size = 640 << 10
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + random.Random(1).randbytes(size)
+    (model / "model.safetensors").write_bytes(weights)
+    hub = MemoryHub()
+    async with (
+        node_of(hub, "one", tmp_path / "one") as one,
+        node_of(hub, "two", tmp_path / "two") as two,
+        node_of(hub, "peer", tmp_path / "peer") as peer,
+    ):
+        content = await publish(one, model)
+        await publish(two, model)
+        seeds = (await address(one), await address(two))
+        await peer.limits.limit(LimitChange(down="10K"))
+        shares: list[PeerShare] = []
+
+        async def get() -> None:
+            fetched = await fetch(peer, content, to=tmp_path / "result", peers=seeds)
+            shares.extend(fetched.peers)
+
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get)
+            while not (peer._channels.down._credits):
+                await trio.sleep(0.01)
+            mock_clock.rate = 30.0
+        mock_clock.rate = 1.0
+        assert trio.current_time() - began_s > STALL_TIMEOUT_S
+        assert [share.fault for share in shares if share.fault] == []
+        assert (tmp_path / "result" / "model.safetensors").read_bytes() == weights

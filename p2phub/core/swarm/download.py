@@ -208,6 +208,11 @@ class Download:
         self._patience.wait_for(state)
         self._hungry[peer] = None
 
+    def on_held_back(self, peer: Peer, seconds: float, now: float) -> None:
+        """A limit of our own kept us from reading what the peer sends: that is no silence."""
+        if peer in self._peers:
+            self._peers[peer].on_held_back(seconds, now)
+
     # ---- requests ------------------------------------------------------------------------------
 
     def on_progress(self, peer: Peer, request_id: int, chunk_count: int, now: float) -> None:
@@ -247,8 +252,7 @@ class Download:
 
     def on_stopped(self, peer: Peer, request_id: int, first_missing: int, now: float) -> None:
         """The peer lacks chunk `first_missing` of a request after all, and sends no more of it."""
-        request = self._find(peer, request_id)
-        if request is None:
+        if (request := self._find(peer, request_id)) is None:
             return
         holdings, last = request.peer.holdings, first_missing + 1
         for number, entries in entries_of(request, first_missing, last, self._planner):
@@ -266,8 +270,7 @@ class Download:
 
     def on_reject(self, peer: Peer, request_id: int, code: int, now: float) -> None:
         """The peer will not serve a request (REJECT_*)."""
-        request = self._find(peer, request_id)
-        if request is None:
+        if (request := self._find(peer, request_id)) is None:
             return
         state = request.peer
         if code == REJECT_NOT_HELD:
@@ -460,10 +463,7 @@ class Download:
             return
         self._picker.settle(span)
         for request in self._in_flight.of(span):
-            if request.remaining_bytes:
-                self._cancel(request)
-            else:
-                self._close(request)
+            (self._cancel if request.remaining_bytes else self._close)(request)
 
     def _drop(self, peer: Peer, reason: DropReason, now: float) -> None:
         self._actions.append(DropPeer(peer, reason))

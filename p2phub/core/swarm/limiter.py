@@ -27,6 +27,10 @@ class _Bucket:
         self._tokens = 0.0
         self._at = now
 
+    @property
+    def rate_bytes_per_s(self) -> int:
+        return int(self._rate)
+
     def available(self, now: float) -> int:
         """Whole bytes that may be granted now."""
         if now > self._at:
@@ -59,6 +63,11 @@ class Limiter:
     def is_limited(self) -> bool:
         """Whether any limit is set: if not, lanes need no credit."""
         return self._total is not None or self._peer_rate is not None or bool(self._own_rates)
+
+    @property
+    def rate_bytes_per_s(self) -> int | None:
+        """The limit of all peers together."""
+        return None if self._total is None else self._total.rate_bytes_per_s
 
     @property
     def limited_peers(self) -> tuple[Peer, ...]:

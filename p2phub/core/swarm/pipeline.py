@@ -210,6 +210,10 @@ class PeerState:
             self.delay_s = sample_s if self.delay_s is None else min(self.delay_s, sample_s)
         return size_bytes
 
+    def on_held_back(self, seconds: float, now: float) -> None:
+        """For so long we read nothing of what it sends: its deadline moves."""
+        self.waiting_since = min(now, self.waiting_since + seconds)
+
     def on_closed(self, request: RequestState) -> None:
         """A request is done, cancelled or refused."""
         del self.requests[request.id]
