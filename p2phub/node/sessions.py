@@ -17,6 +17,10 @@ from p2phub.proto.messages import Hello, Message, decode_message, encode_message
 GREETING_TIMEOUT_S = 10.0  # a few round trips to the far side of the world behind a busy uplink
 SEND_TIMEOUT_S = 60.0  # a peer that reads no control message for this long is gone
 REQUESTS_MAX = 64  # spans that we accept at once over one session
+# What is said in one session, each word costing a decision or two: as many at once as a question
+# about all pages of a release brings, then more than a gigabyte per second needs.
+MESSAGES_MAX = 8192
+MESSAGES_PER_S = 1000.0
 
 
 class Session:
@@ -27,6 +31,7 @@ class Session:
         self._frames = FrameReader()
         self._ready: list[bytes] = []
         self._send_lock = trio.Lock()
+        self._allowance, self._allowed_at_s = float(MESSAGES_MAX), trio.current_time()
         self.peer_requests_max = 1  # spans the other end accepts at once, as its greeting says
 
     @property
@@ -67,8 +72,9 @@ class Session:
     async def receive(self) -> Message | None:
         """The next message, or None when the peer has closed its side.
 
-        Raises ProtocolViolation, StreamClosed.
+        Raises ProtocolViolation, also where too much is said; StreamClosed.
         """
+        self._count_message(trio.current_time())
         while not self._ready:
             data = await self._stream.receive(FRAME_BYTES_MAX)
             if not data:
@@ -78,6 +84,13 @@ class Session:
             self._ready.extend(self._frames.feed(data))
             self._ready.reverse()
         return decode_message(self._ready.pop())
+
+    def _count_message(self, now: float) -> None:
+        gained = MESSAGES_PER_S * (now - self._allowed_at_s)
+        self._allowance = min(self._allowance + gained, MESSAGES_MAX) - 1.0
+        self._allowed_at_s = now
+        if self._allowance < 0.0:
+            raise ProtocolViolation("a peer says more in a session than anybody needs to")
 
     async def close(self) -> None:
         await self._stream.close()
