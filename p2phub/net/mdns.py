@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import trio
+from zeroconf import Error as ZeroconfError
 from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
 from p2phub.errors import UsageError
@@ -121,7 +122,12 @@ class _Voice:
     ) -> None:
         if state_change is ServiceStateChange.Removed:
             return
-        info = zeroconf.get_service_info(service_type, name, timeout=_QUESTION_MS)
+        try:
+            info = zeroconf.get_service_info(service_type, name, timeout=_QUESTION_MS)
+        except (ZeroconfError, AssertionError):
+            # It is being closed, the machine is too busy, or a stranger's name is none: whatever
+            # leaves this method ends zeroconf's thread, and nobody is heard any more.
+            return
         address = None if info is None else peer_address_of(info.decoded_properties)
         if address is not None and address.peer != self._peer:
             self._on_heard(address)

@@ -6,9 +6,11 @@ import gc
 
 import pytest
 import trio
+from zeroconf import ServiceStateChange
 
 from p2phub.net.base import Network, PeerAddress
-from p2phub.net.mdns import find_local_peers, peer_address_of
+from p2phub.net.mdns import SERVICE_TYPE, find_local_peers, peer_address_of
+from p2phub.net.mdns import _Voice as Voice
 from tests.net.nodes import address_of, identity, nodes
 
 PEER = identity(1).peer_id
@@ -67,3 +69,14 @@ def test_the_addresses_of_a_record_are_bounded_and_bad_ones_left_out() -> None:
     found = peer_address_of(properties)
     assert found is not None
     assert found.addresses == tuple(f"/ip4/127.0.0.1/tcp/{index}" for index in range(1, 16))
+
+
+def test_what_fails_about_one_name_does_not_make_us_deaf() -> None:
+    """zeroconf's thread ends with whatever leaves the handler."""
+    heard: list[PeerAddress] = []
+    voice = Voice(PEER, [f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"], ["127.0.0.1"], heard.append)
+    ours, added = voice._zeroconf, ServiceStateChange.Added
+    voice._on_change(ours, SERVICE_TYPE, "of no type.local.", added)
+    voice.close()
+    voice._on_change(ours, SERVICE_TYPE, f"{PEER}.{SERVICE_TYPE}", added)
+    assert heard == []
