@@ -39,7 +39,7 @@ def ingest(figures: Figures) -> list[str]:
     rows = []
     for kind, name in (("tensors", "safetensors"), ("plain", "other files")):
         torrent = figures.get(f"{kind}_libtorrent_mb_s")
-        rival = f"; hf_xet {figures[f'{kind}_hf_xet_mb_s']:.0f} MB/s"
+        rival = f"; hf_xet, without SHA-256, {figures[f'{kind}_hf_xet_mb_s']:.0f} MB/s"
         rival += "" if torrent is None else f"; libtorrent v2 {torrent:.0f} MB/s"
         rows.append(
             _row(
