@@ -159,6 +159,8 @@ class SimulatedPeer:
 
     def on_ask(self, asker: SimulatedPeer, pages: tuple[Digest, ...]) -> None:
         self._watchers.setdefault(asker.name, set()).update(pages)
+        if self.offers is not None and not asker.is_seed:
+            self.offers.on_ask(asker.name, pages)
         for page in pages:
             count = len(self.content.pages[page])
             self.tell(

@@ -9,7 +9,7 @@ to offer, or when fewer than two peers are left.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -54,8 +54,10 @@ class Seeding:
         say: Say,
         withhold: Withhold,
         served_max: Callable[[], int],
+        watched: Callable[[str], Iterable[Digest]],
     ) -> None:
         self._store = store
+        self._watched = watched  # the pages that a session asked about
         self._served_max = served_max  # how many peers are served at once
         self._withhold = withhold
         self._me = me
@@ -106,6 +108,11 @@ class Seeding:
                 swarm.machine.on_peer_gone(key, trio.current_time())
             if not swarm.sessions:
                 del self._swarms[swarm.manifest]
+        self._changed.set()
+
+    def on_ask(self, key: str, pages: Sequence[Digest]) -> None:
+        for machine in self._machines_of(key):
+            machine.on_ask(key, pages)
         self._changed.set()
 
     def on_have(self, key: str, page: Digest, bits: bytes) -> None:
@@ -170,6 +177,7 @@ class Seeding:
         if swarm.machine is None:
             return
         swarm.machine.on_peer(key, trio.current_time())
+        swarm.machine.on_ask(key, self._watched(key))
         for start in range(0, len(swarm.pages), PAGES_PER_ASK_MAX):
             self._say(key, Ask(swarm.pages[start : start + PAGES_PER_ASK_MAX]))
 

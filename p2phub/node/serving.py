@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -106,6 +106,7 @@ class Serving:
             self._say,
             self._withhold,
             lambda: self._machine.served_max,
+            self._watched,
         )
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
@@ -151,6 +152,10 @@ class Serving:
     def _withhold(self, keys: frozenset[str]) -> None:
         self._machine.withhold(keys, trio.current_time())
         self.wake()
+
+    def _watched(self, key: str) -> Iterable[Digest]:
+        session = self._sessions.get(key)
+        return session._watch.pages if session is not None else ()
 
     def _say(self, key: str, message: Message) -> None:
         session = self._sessions.get(key)
@@ -269,6 +274,7 @@ class _ServedSession:
     async def _on_message(self, message: Message, nursery: trio.Nursery) -> None:
         match message:
             case Ask(pages):
+                self._serving._seeding.on_ask(self._key, pages)
                 await self._watch.tell(pages)
             case Request(request_id, runs):
                 await self._on_request(request_id, runs)

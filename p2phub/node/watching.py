@@ -68,6 +68,11 @@ class PageWatch:
         self._news: dict[Digest, set[int]] = {}
         self._noted = trio.Event()
 
+    @property
+    def pages(self) -> Iterable[Digest]:
+        """Those it watches, the one asked about longest ago first."""
+        return self._pages.keys()
+
     async def tell(self, pages: Sequence[Digest]) -> None:
         """Answer a question, and watch from now on."""
         for page in pages:

@@ -69,6 +69,13 @@ class Rarity:
             found |= plane
         return found
 
+    def shared(self) -> int:
+        """The spans that at least two peers hold."""
+        found = 0
+        for plane in self._planes[1:]:
+            found |= plane
+        return found
+
     def count(self, span: int) -> int:
         """How many peers hold a span."""
         return sum((plane >> span & 1) << position for position, plane in enumerate(self._planes))

@@ -202,11 +202,12 @@ class Download:
         state, number = self._peers.get(peer), self._planner.number_of(run.page)
         if state is None or number is None:
             return
-        for span in self._planner.spans_within(number, run.start, run.stop):
-            state.offered |= 1 << span
-        state.offering_until = now + OFFER_PATIENCE_S
-        self._patience.wait_for(state)
-        self._hungry[peer] = None
+        spans = self._planner.spans_within(number, run.start, run.stop)
+        if wanted := [span for span in spans if not self._planner.is_span_complete(span)]:
+            state.offered |= bitsets.from_members(wanted)
+            state.offering_until = now + OFFER_PATIENCE_S
+            self._patience.wait_for(state)
+            self._hungry[peer] = None
 
     def on_held_back(self, peer: Peer, seconds: float, now: float) -> None:
         """A limit of our own kept us from reading what the peer sends: that is no silence."""
@@ -479,8 +480,7 @@ class Download:
 
     def _find(self, peer: Peer, request_id: int) -> RequestState | None:
         """A request in flight; None: it was closed, and the event is late."""
-        state = self._peers.get(peer)
-        return None if state is None else state.requests.get(request_id)
+        return self._peers[peer].requests.get(request_id) if peer in self._peers else None
 
     def _find_page(self, peer: Peer, page: Digest) -> tuple[Holdings, int] | None:
         """What a peer holds, and the number of a page; None: it wasn't asked about it."""

@@ -5,17 +5,18 @@ A machine over `now`.
 While a swarm is young the seeds' uplinks are its bound, and whatever a seed sends twice is lost. So
 each seed offers every peer a few spans that nobody else has, other ones to each peer; peers take
 what is offered first and pass it on. Several seeds share the spans by rendezvous hashing, without a
-word between them. A span is offered again only if nobody announced it within a deadline; when every
-span has a holder who is no seed, offering is over. With fewer than two downloading peers nothing is
-offered: there is nobody to pass it on to.
+word between them. A span is offered again only if nobody announced it within a deadline, and to
+others; when every span has a holder who is no seed, offering is over. A peer is offered only what
+it wants, as its questions show, and only what another wants too: the rest there is nobody to pass
+on to, and whoever wants it requests it.
 
 The swarm is as fast as what is passed on, so the next span goes to whoever has least left to pass
 on: a peer with a fast downlink does not get more than its uplink is good for. Who passes nothing on
 where others do (it gives no slots, or nobody reaches it) is offered nothing until it does; what
 only it has is offered anew, and for a while it gets no upload slot.
 
-As long as spans are left that nobody was offered, slots are for those who have offers, and as few
-of these at once as are served at once: a span is soon whole, and then there are two who pass it on.
+As long as a peer could be offered more, slots are for those who have offers, and as few of these at
+once as are served at once: a span is soon whole, and then there are two who pass it on.
 Source: BitTorrent BEP 16; Thaler and Ravishankar 1998 (rendezvous hashing).
 """
 
@@ -23,11 +24,11 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.actions import Peer, SendOffer
-from p2phub.core.swarm.availability import Availability, Holdings
+from p2phub.core.swarm.availability import Availability, Holdings, Rarity
 from p2phub.core.swarm.rates import RateMeter
 from p2phub.core.swarm.spans import SpanPlanner
 from p2phub.digest import Digest, digest
@@ -50,8 +51,8 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 
 class _Peer:
     __slots__ = (
-        "carried", "copies_left", "holdings", "is_late", "is_seed", "named", "offered",
-        "relayed_at", "sent", "told", "unrelayed", "withheld_since",
+        "asked", "carried", "copies_left", "expired", "holdings", "is_late", "is_seed", "named",
+        "offered", "relayed_at", "sent", "told", "unrelayed", "wanted", "withheld_since",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, now: float) -> None:
@@ -59,6 +60,9 @@ class _Peer:
         self.is_seed: bool | None = None  # None: it said nothing yet
         self.is_late = False  # it let a deadline pass: one span at a time until it announces one
         self.offered: dict[int, float] = {}  # span -> since when; until it is announced or late
+        self.expired = 0  # set of spans that it was offered and did not take in time
+        self.asked: set[int] = set()  # pages that it asked about
+        self.wanted = 0  # set of spans of these, and of what it holds
         self.told: set[int] = set()  # pages it answered about
         self.named: set[Peer] = set()  # other seeds, as it says
         self.sent = RateMeter(now, SENT_WINDOW_S)
@@ -76,6 +80,7 @@ class Offers:
         self._me = me
         self._planner = SpanPlanner(size_bytes)
         self._availability = Availability(self._planner)  # of peers that are no seeds
+        self._wanting = Rarity()  # of wanted spans
         self._peers: dict[Peer, _Peer] = {}
         self._pending: dict[int, Peer] = {}  # span -> who is to announce it
         self._mine = 0  # sets of spans whose turn is known
@@ -114,6 +119,7 @@ class Offers:
         if gone is None:
             return
         self._availability.leave(gone.holdings)
+        self._wanting.remove(gone.wanted)
         for span in gone.offered:
             self._pending.pop(span, None)
         for span in gone.carried:
@@ -132,6 +138,31 @@ class Offers:
         if state is not None:
             state.named.update(seeds[: SEEDS_MAX - len(state.named)])
             self._mine = self._others = 0
+
+    def on_ask(self, peer: Peer, pages: Iterable[Digest]) -> None:
+        """A peer asked what we hold of pages: that is what it wants."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        known = map(self._planner.number_of, pages)
+        numbers = {number for number in known if number is not None} - state.asked
+        state.asked |= numbers
+        wanted = 0
+        for number in numbers:
+            spans = self._planner.spans_within(number, 0, self._planner.pages[number].entry_count)
+            wanted |= bitsets.from_members(spans[1:-1])
+            for span in {*spans[:1], *spans[-1:]}:  # which may reach into pages beside this one
+                if all(piece in state.asked for piece, _ in self._planner.pieces(span)):
+                    wanted |= 1 << span
+        if self._want(state, wanted):
+            self._count_copies()
+
+    def _want(self, state: _Peer, spans: int) -> bool:
+        """A peer wants these spans; whether that is news."""
+        spans &= ~state.wanted
+        state.wanted |= spans
+        self._wanting.add(spans)
+        return spans != 0
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
         """What a peer holds of a page.
@@ -177,6 +208,7 @@ class Offers:
 
     def _on_announced(self, peer: Peer, state: _Peer, spans: int, now: float) -> None:
         """Spans that a peer holds whole since now: they need no offer any more."""
+        self._want(state, spans)
         for span in bitsets.iterate(spans):
             owner = self._pending.pop(span, None)
             if owner is not None and owner in self._peers:
@@ -190,11 +222,13 @@ class Offers:
 
     def _on_first_holder(self, peer: Peer, state: _Peer, span: int, now: float) -> None:
         if span in self._carriers:  # its first holder lost it, or keeps it
-            self._forget_carried(self._peers[self._carriers[span]], span)
-        self._carriers[span] = peer
-        state.carried[span] = max(1, self._takers_count() - 1)
-        state.copies_left += state.carried[span]
-        state.unrelayed[span] = now
+            self._forget_carried(self._peers[self._carriers.pop(span)], span)
+        copies_left = self._copies_left(span)
+        if copies_left:
+            self._carriers[span] = peer
+            state.carried[span] = copies_left
+            state.copies_left += copies_left
+            state.unrelayed[span] = now
 
     def _on_relayed(self, carrier: _Peer, span: int, now: float) -> None:
         """One more peer holds a span; the first one may rest when all do."""
@@ -213,19 +247,19 @@ class Offers:
         carrier.unrelayed.pop(span, None)
 
     def _count_copies(self) -> None:
-        """Peers came or went: count anew who lacks what."""
-        takers_count = self._takers_count()
+        """Peers came or went, or want more: count anew who lacks what."""
         for state in self._peers.values():
             for span in list(state.carried):
-                state.carried[span] = takers_count - self._availability.rarity.count(span)
+                state.carried[span] = self._copies_left(span)
                 if state.carried[span] <= 0:
                     del self._carriers[span]
                     state.unrelayed.pop(span, None)
                     del state.carried[span]
             state.copies_left = sum(state.carried.values())
 
-    def _takers_count(self) -> int:
-        return sum(state.is_seed is False for state in self._peers.values())
+    def _copies_left(self, span: int) -> int:
+        """How many peers want a span and lack it."""
+        return self._wanting.count(span) - self._availability.rarity.count(span)
 
     def _keeps(self, state: _Peer, now: float) -> bool:
         """Whether a peer passes nothing on where others do."""
@@ -251,14 +285,12 @@ class Offers:
         held = self._availability.rarity.held()
         for peer in keepers:
             held &= ~bitsets.from_members(takers[peer].unrelayed)
-        left = ~held & bitsets.interval(0, len(self._planner))
-        left &= ~bitsets.from_members(self._pending)
+        left = self._wanting.shared() & ~held & ~bitsets.from_members(self._pending)
         self.withheld = frozenset()
-        if len(takers) < 2 or not left:
+        if not left:
             return []
         actions, left = self._offer(left, takers, keepers, served_max, now)
-        if left:
-            self._withhold(takers, keepers, now)
+        self._withhold(left, takers, keepers, now)
         return actions
 
     def _offer(
@@ -275,36 +307,59 @@ class Offers:
         burdens = {  # of those who may be offered more
             peer: state.copies_left + len(state.offered) * copies_each
             for peer, state in takers.items()
-            if peer not in keepers
+            if peer not in keepers and left & state.wanted & ~state.expired
         }
-        full = [burdens.pop(peer) for peer in list(burdens) if not self._has_room(peer, now)]
+        full: list[int] = []  # the burdens of those who may not, for now
+
+        def end_turn(peer: Peer) -> None:
+            burden = burdens.pop(peer)
+            if not takers[peer].is_late:  # or the others would wait for it
+                full.append(burden)
+
+        for peer in [peer for peer in burdens if not self._has_room(peer, now)]:
+            end_turn(peer)
         served_count = sum(bool(state.offered) for state in takers.values())
-        while burdens and left:
+        while burdens:
             if served_count >= served_max:
-                idle = [peer for peer in burdens if not takers[peer].offered]
-                full.extend(burdens.pop(peer) for peer in idle)
+                for peer in [peer for peer in burdens if not takers[peer].offered]:
+                    end_turn(peer)
                 if not burdens:
                     break
             peer = min(burdens, key=burdens.__getitem__)
+            state = takers[peer]
             least = min(full, default=burdens[peer])
             if burdens[peer] > least + CARRIED_SPANS_MAX * copies_each:
                 break
-            span = self._next_span(left)
+            candidates = left & state.wanted & ~state.expired
+            if not candidates:
+                del burdens[peer]
+                continue
+            span = self._next_span(candidates)
             left &= ~(1 << span)
             burdens[peer] += copies_each
-            served_count += not takers[peer].offered
-            takers[peer].offered[span] = now
+            served_count += not state.offered
+            state.offered[span] = now
             self._pending[span] = peer
             actions.extend(SendOffer(peer, run) for run in self._planner.span(span).runs)
             if not self._has_room(peer, now):
-                full.append(burdens.pop(peer))
+                end_turn(peer)
         return actions, left
 
     def _withhold(
-        self, takers: Mapping[Peer, _Peer], keepers: Collection[Peer], now: float
+        self,
+        left: int,
+        takers: Mapping[Peer, _Peer],
+        keepers: Collection[Peer],
+        now: float,
     ) -> None:
-        """Slots are for those who have offers: what anybody else took would be sent twice."""
-        withheld = {peer for peer in takers if peer in keepers or not takers[peer].offered}
+        """Slots are for those who have offers: what others took of what is `left` would be sent
+        twice.
+        """
+        withheld = {
+            peer
+            for peer, state in takers.items()
+            if left & state.wanted & ~state.expired and (peer in keepers or not state.offered)
+        }
         for peer in keepers:
             state = takers[peer]
             if state.withheld_since is None:
@@ -344,6 +399,7 @@ class Offers:
             for span in [span for span, since in offered if since + self._patience_s <= now]:
                 del state.offered[span]
                 self._pending.pop(span, None)
+                state.expired |= 1 << span
                 state.is_late = True
 
     def _has_room(self, peer: Peer, now: float) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.offers import (
     OFFER_DEADLINE_S,
+    OFFER_DEADLINE_S_MIN,
     OFFERS_AHEAD,
     WITHHELD_S_MAX,
     Offers,
 )
 from p2phub.proto.limits import MIB
 
-PAGE = b"p" * 32
+PAGE, OTHER_PAGE = b"p" * 32, b"q" * 32
 COUNT = 64
 SERVED_MAX = 8
 FULL = bitsets.to_wire(bitsets.interval(0, COUNT), COUNT)
@@ -27,6 +28,7 @@ def seed(name: str = "seed", takers: int = 3, others: tuple[str, ...] = ()) -> O
         offers.on_have(other, PAGE, FULL, 0.0)
     for number in range(takers):
         offers.on_peer(f"p{number}", 0.0)
+        offers.on_ask(f"p{number}", [PAGE])
         offers.on_have(f"p{number}", PAGE, NONE, 0.0)
     return offers
 
@@ -194,3 +196,78 @@ def test_what_a_stranger_says_of_unknown_pages_is_ignored() -> None:
     offers.on_have("stranger", PAGE, FULL, 0.0)
     offers.on_have_delta("p0", PAGE, [COUNT, 70_000], 0.0)
     assert offers.spread_count == 0
+
+
+def two_pages() -> Offers:
+    offers = Offers("seed", 2 * COUNT * MIB)
+    offers.on_page(PAGE, [MIB] * COUNT)
+    offers.on_page(OTHER_PAGE, [MIB] * COUNT)
+    offers.on_pages_complete()
+    return offers
+
+
+def join(offers: Offers, peer: str, *pages: bytes) -> None:
+    """A peer that wants these pages."""
+    offers.on_peer(peer, 0.0)
+    offers.on_ask(peer, pages)
+    for page in (PAGE, OTHER_PAGE):
+        offers.on_have(peer, page, NONE, 0.0)
+
+
+def test_peers_that_want_different_parts_are_offered_nothing_and_keep_their_slots() -> None:
+    offers = two_pages()
+    join(offers, "first", PAGE)
+    join(offers, "second", OTHER_PAGE)
+    assert offers.next_actions(0.0, SERVED_MAX) == []
+    assert not offers.withheld
+
+
+def test_only_what_two_peers_want_is_offered_and_to_them() -> None:
+    offers = two_pages()
+    join(offers, "all", PAGE, OTHER_PAGE)
+    join(offers, "part", OTHER_PAGE)
+    join(offers, "other part", PAGE)
+    join(offers, "also part", PAGE)
+    now, offered = 0.0, dict[str, set[bytes]]()
+    while actions := offers.next_actions(now, SERVED_MAX):
+        now += 0.1
+        for action in actions:
+            offered.setdefault(action.peer, set()).add(action.run.page)
+            for peer in ("all", "part") if action.run.page == OTHER_PAGE else offers._peers:
+                if peer != "part" or action.run.page == OTHER_PAGE:
+                    offers.on_have_delta(peer, action.run.page, [action.run.start], now)
+    assert offered == {
+        "all": {PAGE, OTHER_PAGE}, "part": {OTHER_PAGE}, "other part": {PAGE}, "also part": {PAGE},
+    }  # fmt: skip
+    assert offers.is_over
+
+
+def test_a_peer_that_takes_nothing_holds_up_nobody_for_long() -> None:
+    offers, now, waited_s = seed(takers=2), 0.0, 0.0
+    held = set[int]()
+    while len(held) < COUNT and waited_s < 2 * OFFER_DEADLINE_S_MIN:
+        now += 0.1
+        given = [
+            action.run.start
+            for action in offers.next_actions(now, SERVED_MAX)
+            if action.peer == "p0"
+        ]
+        waited_s = 0.0 if given else waited_s + 0.1
+        if not given and "p0" not in offers.withheld:
+            given = sorted(set(range(COUNT)) - held)[:1]  # it requests what it lacks
+            waited_s = 0.0
+        held.update(given)
+        offers.on_have_delta("p0", PAGE, given, now)
+    assert len(held) == COUNT, f"after {now:.1f} s {len(held)} spans, nothing for {waited_s:.1f} s"
+
+
+def test_what_a_peer_does_not_want_by_entry_is_offered_to_it_once() -> None:
+    offers, now = seed(takers=2), 0.0
+    offered: list[tuple[str, int]] = []
+    while now < COUNT * OFFER_DEADLINE_S:  # both ask for the page, and want nothing of it
+        offered += [
+            (action.peer, action.run.start) for action in offers.next_actions(now, SERVED_MAX)
+        ]
+        now += 1.0
+    assert len(offered) == len(set(offered))
+    assert not offers.withheld
