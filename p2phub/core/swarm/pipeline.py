@@ -221,8 +221,10 @@ class PeerState:
 
     def pause(self, now: float, jitter: float) -> None:
         """Ask nothing for a while: longer each time, by up to half at random (`jitter` from 0 to
-        1).
+        1). What fails during a pause was asked before it, and makes it no longer.
         """
+        if self.paused_until is not None and self.paused_until > now:
+            return
         pause_s = min(PAUSE_S * (1 << min(self.pause_count, 16)), PAUSE_S_MAX) * (1.0 + jitter / 2)
         self.pause_count += 1
         self.paused_until = now + pause_s
