@@ -11,7 +11,7 @@ part if some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.spans import SpanPlanner
@@ -119,23 +119,40 @@ class Availability:
                 return gained | self._judge(holdings, (spans[0], spans[-1]))
         return self._judge(holdings, spans)
 
-    def add_entries(self, holdings: Holdings, number: int, entries: Iterable[int]) -> int:
-        """A peer holds more entries of a page; the spans it holds whole since."""
+    def add_entries(self, holdings: Holdings, number: int, entries: Sequence[int]) -> int:
+        """A peer holds more entries of a page; the spans it holds whole since.
+
+        Called for each neighbour's every chunk: costs nothing for spans that do not change.
+        """
         page = self._planner.pages[number]
         if not page.missing:
             return 0
-        gained = [entry for entry in entries if 0 <= entry < page.entry_count]
-        holdings.pages[number] = holdings.pages.get(number, 0) | bitsets.from_members(gained)
-        if len(gained) == 1:
-            return self._judge(
-                holdings, self._planner.spans_within(number, gained[0], gained[0] + 1)
-            )
-        spans = {
-            index
-            for entry in gained
-            for index in self._planner.spans_within(number, entry, entry + 1)
-        }
-        return self._judge(holdings, sorted(spans))
+        entry_count = page.entry_count
+        if len(entries) > 1:
+            entries = [entry for entry in entries if 0 <= entry < entry_count]
+        elif not entries or not 0 <= entries[0] < entry_count:
+            return 0
+        held = holdings.pages.get(number, 0) | bitsets.from_members(entries)
+        holdings.pages[number] = held
+        others: dict[int, None] = {}
+        gained = 0
+        for entry in entries:
+            index, missing = self._planner.piece_at(number, entry)
+            if index is None:
+                continue
+            span = 1 << index
+            held_of_it = held & missing if missing is not None else 0
+            if not held_of_it or holdings.whole & span:
+                others[index] = None
+            elif held_of_it == missing:
+                gained |= span
+            else:
+                holdings.part |= span
+        if gained:
+            holdings.part &= ~gained
+            holdings.whole |= gained
+            self.rarity.add(gained)
+        return gained | self._judge(holdings, others) if others else gained
 
     def remove_entries(self, holdings: Holdings, index: int) -> None:
         """A peer holds no missing chunk of this span after all."""

@@ -40,7 +40,7 @@ from p2phub.core.swarm.pipeline import (
     SNUBS_MAX,
     PeerState,
     RequestState,
-    held_freely,
+    are_held_freely,
     in_order,
 )
 from p2phub.core.swarm.spans import SpanPlanner
@@ -175,11 +175,12 @@ class Download:
 
     def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> None:
         """The peer holds more of a page it was asked about."""
-        if (asked := self._find_page(peer, page)) is not None:
-            gained = self._availability.add_entries(*asked, entries)
-            state = self._peers[peer]
-            if state.is_ready and (gained & self._picker.open or state.holdings.part):
-                self._hungry[peer] = None
+        state, number = self._peers.get(peer), self._planner.number_of(page)
+        if state is None or number is None or number not in state.asked:
+            return
+        gained = self._availability.add_entries(state.holdings, number, entries)
+        if state.is_ready and (gained & self._picker.open or state.holdings.part):
+            self._hungry[peer] = None
 
     def held_by(self, peer: Peer, page: Digest) -> int:
         """What a peer said it holds of a page: a set of entries, as far as they matter here."""
@@ -391,8 +392,7 @@ class Download:
     def _pick(self, state: PeerState) -> int | None:
         # A seed that makes offers makes enough of them for its wire: what else we took from it, it
         # would send twice.
-        open_only_here = self._picker.open & ~held_freely(self._peers.values())
-        is_offering = state.is_offering and bool(open_only_here)
+        is_offering = state.is_offering and not are_held_freely(self._picker.open, self._peers)
         while True:
             span = self._picker.pick(
                 state.holdings,

@@ -11,7 +11,7 @@ rate.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from p2phub.core.swarm.actions import Peer
@@ -235,10 +235,13 @@ def in_order(peers: Iterable[PeerState], now: float) -> list[PeerState]:
     return sorted(peers, key=lambda state: (not state.is_local, -state.rate(now), state.order))
 
 
-def held_freely(states: Iterable[PeerState]) -> int:
-    """The spans that somebody who offers nothing holds whole: of these, seeds need send no more."""
-    held = 0
-    for state in states:
+def are_held_freely(spans: int, peers: Mapping[Peer, PeerState]) -> bool:
+    """Whether each of these spans is held whole by somebody who offers nothing: seeds need send
+    none of them any more.
+    """
+    for state in peers.values():
+        if not spans:
+            break
         if not state.offered and not state.is_choked:
-            held |= state.holdings.whole
-    return held
+            spans &= ~state.holdings.whole
+    return not spans

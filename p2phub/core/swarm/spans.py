@@ -221,6 +221,23 @@ class SpanPlanner:
             return found[1:]
         return found
 
+    def piece_at(self, number: int, entry: int) -> tuple[int | None, int | None]:
+        """The span that an entry of a page lies in, if any, and what is missing of it: a set of
+        entries of this page, or None where the span reaches into other pages.
+        """
+        page = self.pages[number]
+        base = page.base
+        position = bisect_right(self._line, base + entry) - 1
+        if position < 0:
+            return None, None
+        index = self._line_spans[position]
+        start, stop = self._line[position] - base, self._stops[index] - base
+        if stop <= entry:
+            return None, None
+        if start < 0 or stop > page.entry_count:
+            return index, None
+        return index, page.missing_within(start, stop)
+
     def split(self, index: int, number: int, start: int, stop: int) -> list[int]:
         """Cut a span so that entries [start, stop) of a page are a span of their own; the new
         indexes.
