@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from p2phub import durable
-from p2phub.errors import StoreFailed
+from p2phub.errors import StoreError, StoreFailed
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def read_json(path: Path, size_max: int) -> Any:  # Any: json's
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file whole. Raises StoreFailed."""
+    """Replace a file whole. Raises StoreFull, StoreFailed."""
     try:
         durable.write_durably(path, data, mode=0o600)
     except OSError as error:
@@ -42,5 +42,5 @@ def try_write(path: Path, data: bytes) -> None:
     """As `write_durably`, for what can be made anew: a full disk must not end the node for it."""
     try:
         write_durably(path, data)
-    except StoreFailed as error:
+    except StoreError as error:
         log.warning("%s", error)

@@ -53,7 +53,10 @@ class Rechecking:
                 self._on_notice(type(error).__name__, str(error))
             return
         for lost in await trio.to_thread.run_sync(self._store.withdrawn):
-            status = await trio.to_thread.run_sync(self._store.status, lost.object)
+            try:
+                status = await trio.to_thread.run_sync(self._store.status, lost.object)
+            except StoreError:
+                status = None  # its SHA-256 lapses with the rest
             self._announcing.withdraw_object(lost.object, status.sha256 if status else None)
             if lost.is_damage:
                 self._on_damage()

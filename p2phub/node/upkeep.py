@@ -6,6 +6,7 @@ read-only trees under the home go with their release.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 from p2phub.core.trust.versions import parse_version
 from p2phub.digest import Digest
 from p2phub.display import size_text
-from p2phub.errors import NotHeld, P2phubError, StoreFull, UsageError
+from p2phub.errors import NotHeld, P2phubError, StoreError, StoreFull, UsageError
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import Progress, ProgressSink
 from p2phub.node.publishers import Publishers
@@ -36,6 +37,8 @@ from p2phub.store.trees import discard_tree, remove_stale_trees
 SCRUB_PERIOD_S = 30 * 24 * 3600.0  # disks rot slower, and a terabyte at 10 MB/s takes a day
 SCRUB_PAUSE_S = 600.0  # between two looks whether something is due
 FETCH_LEASE = "fetch"  # who holds the lease of a fetch that is under way or was interrupted
+
+log = logging.getLogger(__name__)
 
 
 class Upkeep:
@@ -114,15 +117,17 @@ class Upkeep:
         if self._scrub_rate_bytes_per_s:
             await trio.sleep(SCRUB_PAUSE_S)  # a start has better things to do
         while self._scrub_rate_bytes_per_s:
-            step = await self._scrub_step(time.time() - SCRUB_PERIOD_S)
+            try:
+                step = await self._scrub_step(time.time() - SCRUB_PERIOD_S)
+            except StoreError as error:  # a full disk, perhaps: it is read again later
+                log.warning("what is held can't be read again now: %s", error)
+                step = Scrubbed(0, 0, True)
             pause_s = SCRUB_PAUSE_S if step.is_over else 0.0
             await trio.sleep(pause_s + step.read_bytes / self._scrub_rate_bytes_per_s)
 
     async def _scrub_step(self, since_s: float) -> Scrubbed:
         async with self._scrubbing:
-            return await trio.to_thread.run_sync(
-                lambda: self._store.scrub(since_s, time.time())
-            )
+            return await trio.to_thread.run_sync(lambda: self._store.scrub(since_s, time.time()))
 
     async def make_room(self, manifest: Digest, wanted_bytes: int) -> tuple[str, ...]:
         """Let the oldest unpinned fetched releases go until the store may take `wanted_bytes` more
@@ -206,9 +211,7 @@ class Upkeep:
         def work() -> Collected:
             if not dry_run:
                 remove_stale_trees(self._home.releases, time.time() - PART_IDLE_S)
-            return self._store.collect(
-                time.time(), is_dry_run=dry_run, part_idle_s=part_idle_s
-            )
+            return self._store.collect(time.time(), is_dry_run=dry_run, part_idle_s=part_idle_s)
 
         # Not cancelled half-way: it ends soon, and what it took must be told of no longer.
         with trio.CancelScope(shield=True):
