@@ -1,7 +1,10 @@
-"""One line on a terminal that says how far an operation is. Elsewhere it says nothing."""
+"""One line on a terminal that says how far an operation is. Elsewhere it says only that the
+operation pauses, for what, and that it goes on.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from types import TracebackType
@@ -17,6 +20,7 @@ STAGES: Final = {
     "documents": "reading the list of files",
     "scan": "reading",
     "transfer": "fetching",
+    "paused": "paused",
     "complete": "checking",
     "verify": "verifying",
 }
@@ -25,10 +29,15 @@ _CLEAR: Final = "\r\x1b[K"
 
 
 class ProgressLine:
-    """Shows progress objects of the control socket; counts verified bytes only, as those do."""
+    """Shows progress objects of the control socket; counts verified bytes only, as those do.
 
-    def __init__(self, quiet: bool) -> None:
-        self._shown = not quiet and sys.stderr.isatty()
+    as_json: a pause and its end are lines of JSON, and nothing else is shown.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._shown = not as_json and sys.stderr.isatty()
+        self._pause = ""  # what is waited for, as it was said last
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +53,29 @@ class ProgressLine:
             sys.stderr.flush()
 
     def update(self, progress: Json) -> None:
+        self._tell_pause(progress)
         if not self._shown:
             return
         width = shutil.get_terminal_size().columns
         sys.stderr.write(_CLEAR + line(progress, width - 1))
+        sys.stderr.flush()
+
+    def _tell_pause(self, progress: Json) -> None:
+        """Say a pause and its end once, where no line shows it or the line will be gone."""
+        stage = progress.get("stage")
+        note = visible(progress.get("note") or "") if stage == "paused" else ""
+        # Looking again begins like any fetch; only bytes say that it goes on.
+        if note == self._pause or (not note and stage not in ("transfer", "complete")):
+            return
+        self._pause = note
+        if self._as_json:
+            text = json.dumps({"progress": progress})
+        elif note:
+            left = duration(float((progress.get("pause") or {}).get("left_s") or 0))
+            text = f"paused: {note}. It waits for {left} (see --wait-for-room); Ctrl-C ends it"
+        else:
+            text = "it goes on"
+        sys.stderr.write(f"{_CLEAR if self._shown else ''}{text}\n")
         sys.stderr.flush()
 
 

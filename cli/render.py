@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,6 +21,19 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} days"
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text: str) -> int:
+    """Whole seconds: 90s, 10m, 1h, 2d, or 0. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if text == "0":
+        return 0
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is no time such as 90s, 10m, 1h or 2d, or 0")
+    return int(found[1]) * _UNITS_S[found[2]]
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -24,6 +24,7 @@ except ImportError:  # pragma: no cover
     # There is no flock on Windows: one daemon and one command at a time there.
     fcntl = None  # type: ignore[assignment]
 
+_TRIAL_BYTES = 1 << 20  # more than the index and a journal line need
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -49,6 +50,18 @@ def failures(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure(error, path) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raises StoreFull or StoreFailed where the disk below `folder` takes no new file now."""
+    with failures(folder):
+        descriptor, path = tempfile.mkstemp(dir=folder, prefix=".writing-")
+        try:
+            os.unlink(path)
+            os.write(descriptor, bytes(_TRIAL_BYTES))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:

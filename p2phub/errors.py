@@ -407,9 +407,10 @@ class NotHeld(StoreError):
 
 
 class StoreFull(StoreError):
-    """There is not enough room on the disk.
+    """There is not enough room on the disk, or within store_max.
 
-    Nothing was lost: free some space and run the same command again, it resumes.
+    Nothing was lost: free some space and run the same command again, it resumes. A fetch waits for
+    room first, as long as --wait-for-room says.
     """
 
     exit_code = 52
@@ -433,7 +434,9 @@ class StoreNewer(StoreError):
 class StoreFailed(StoreError):
     """The disk refused a read or a write.
 
-    Transfers pause; check the disk, then run the same command again.
+    Nothing that it refused is believed. Check the disk, then run the same command again, it
+    resumes. A fetch whose disk fails, is read-only or gone waits first, as long as --wait-for-room
+    says.
     """
 
     exit_code = 55

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from p2phub.control.protocol import DATA_BYTES_MAX, BadRequest, Json, plain
 from p2phub.errors import UsageError
-from p2phub.node.api import FetchRequest, NodeApi, ProgressSink, ReleaseTerms
+from p2phub.node.api import ROOM_WAIT_S, FetchRequest, NodeApi, ProgressSink, ReleaseTerms
 from p2phub.node.exchange_api import ExportRequest, ImportRequest, Tool
 from p2phub.node.limits_api import LimitChange
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX, REFERENCE_LENGTH_MAX
@@ -178,6 +178,7 @@ async def fetch(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply)
         include=params.texts("include"),
         exclude=params.texts("exclude"),
         allow_yanked=params.flag("allow_yanked"),
+        room_wait_s=params.number("room_wait_s", int(ROOM_WAIT_S)) or 0,
     )
     params.done()
     return await node.fetch(request, _sink(reply))

@@ -20,6 +20,9 @@ from typing import Literal, Protocol, TypeAlias
 from p2phub.digest import Digest
 from p2phub.node.exchange_api import ExchangeApi
 from p2phub.node.limits_api import LimitsApi
+from p2phub.node.progress import Pause as Pause
+from p2phub.node.progress import Progress as Progress
+from p2phub.node.progress import ProgressSink as ProgressSink
 from p2phub.node.upkeep_api import RepairApi, UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
@@ -29,25 +32,7 @@ from p2phub.proto.names import (
 )
 
 Kind: TypeAlias = Literal["model", "dataset"]
-Stage: TypeAlias = Literal["resolve", "find", "documents", "transfer", "complete", "scan", "verify"]
-
-
-# ---- progress ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an operation is. Counts verified bytes only, so it never goes back."""
-
-    stage: Stage
-    done_bytes: int  # verified (fetch, verify) or read and hashed (publish)
-    total_bytes: int | None  # None: not known yet
-    rate_bytes_per_s: float = 0.0  # over the last few seconds
-    peers: int = 0  # that sent something in the last few seconds
-    note: str = ""  # one line for a person: what is being waited for
-
-
-ProgressSink: TypeAlias = Callable[[Progress], None]
+ROOM_WAIT_S = 3600.0  # a fetch waits so long for room, if nobody says otherwise
 
 
 # ---- publishing ----------------------------------------------------------------------------------
@@ -131,6 +116,7 @@ class FetchRequest:
     include: tuple[str, ...] = ()  # globs over paths; none: all files
     exclude: tuple[str, ...] = ()
     allow_yanked: bool = False
+    room_wait_s: float = ROOM_WAIT_S  # without a new byte, while a disk is full or away; 0: not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +133,7 @@ class Fetched:
     bytes_reused: int  # from this node's own disk
     seconds: float
     usable_seconds: float  # of them, until every chunk was verified and could be read
+    paused_seconds: float = 0.0  # of them, waited for room or for a disk
     peers: tuple[PeerShare, ...]
     signer: Signer | None  # None: asked by content id or SHA-256, and no signature is known
     warnings: tuple[str, ...] = ()  # one line each, for a person
@@ -373,7 +360,8 @@ class NodeApi(Protocol):
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
         """Fetch, verify and materialise.
 
-        Cancelled: the transfer stops, and resumes with the next fetch.
+        Cancelled: the transfer stops, and resumes with the next fetch. Where a disk is full,
+        read-only or away it pauses, for `room_wait_s` without a new byte, and goes on by itself.
 
         Raises UnknownPetname, UnknownPublisher, ReleaseNotFound, NoProvider, TransferStalled,
         DigestMismatch, StoreFull, DestinationExists, HostilePath, MalformedDocument.

@@ -2,7 +2,8 @@
 
 The order: what it means → its documents → what is here already → the rest from peers → SHA-256 of
 every file → the tree that a person reads. A crash or a cancel at any point loses at most the last
-checkpoint; the next fetch of the same thing goes on from there.
+checkpoint; the next fetch of the same thing goes on from there. So does this one, by itself, where
+a disk was full or away for a while (pausing.py).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 import trio
 
 from p2phub.digest import Digest
+from p2phub.display import size_text
 from p2phub.errors import (
     CorruptChunk,
     DestinationExists,
     DigestMismatch,
     NotHeld,
     P2phubError,
+    StoreError,
     StoreFull,
 )
 from p2phub.net.base import Network
@@ -32,6 +35,7 @@ from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, Progress
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
 from p2phub.node.downloads import Transfer, download_of
+from p2phub.node.pausing import PausableFetch, Pauses
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
@@ -42,7 +46,7 @@ from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.names import FileReference
-from p2phub.store.base import Method, ObjectState, Place, Placement, Release, Store
+from p2phub.store.base import Method, ObjectState, ObjectStatus, Place, Placement, Release, Store
 from p2phub.store.hashing import core_wait_s
 
 LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
@@ -99,26 +103,47 @@ class Fetching:
         self._rng = rng
         self._watches = watches
         self._on_transfer = on_transfer
+        self.pauses = Pauses(home, upkeep)
         self._busy: dict[Digest, trio.Lock] = {}  # two fetches of one thing take turns
 
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
-        """As NodeApi.fetch. Who claims a SHA-256 falsely does not keep others from being asked."""
-        for _ in range(CLAIMS_MAX):
-            try:
-                return await self._fetch(request, progress)
-            except DigestMismatch as error:
-                if not isinstance(request.reference, FileReference):
-                    raise
-                self._documents.refuse_claim(bytes.fromhex(str(error.facts["object"])))
-        raise DigestMismatch(f"{CLAIMS_MAX} peers claimed {request.reference} falsely")
-
-    async def _fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
+        """As NodeApi.fetch."""
+        fetch = PausableFetch(request, progress, self.pauses)
         started_s = trio.current_time()
         documents_before = self._documents.received_bytes
+        while True:
+            try:
+                fetched = await self._fetch_claimed(fetch, started_s, documents_before)
+            except StoreError as error:
+                await fetch.wait(error)
+            else:
+                return fetch.completed(fetched)
+
+    async def _fetch_claimed(
+        self, fetch: PausableFetch, started_s: float, documents_before: int
+    ) -> Fetched:
+        """Who claims a SHA-256 falsely does not keep others from being asked."""
+        for _ in range(CLAIMS_MAX):
+            try:
+                return await self._fetch(fetch, started_s, documents_before)
+            except DigestMismatch as error:
+                if not isinstance(fetch.request.reference, FileReference):
+                    raise
+                self._documents.refuse_claim(bytes.fromhex(str(error.facts["object"])))
+        raise DigestMismatch(f"{CLAIMS_MAX} peers claimed {fetch.request.reference} falsely")
+
+    async def _fetch(
+        self, fetch: PausableFetch, started_s: float, documents_before: int
+    ) -> Fetched:
+        request, progress, shares = fetch.request, fetch.report, fetch.shares
         progress(Progress("resolve", 0, None, note=f"looking for {request.reference}"))
         async with self._resolver.open(
-            request.reference, request.peers, allow_yanked=request.allow_yanked
+            request.reference,
+            request.peers,
+            recent_s=request.room_wait_s if fetch.resolved is not None else 0.0,
+            allow_yanked=request.allow_yanked,
         ) as (resolved, search):
+            fetch.on_resolved(resolved)
             lock = self._busy.setdefault(resolved.digest, trio.Lock())
             async with lock:
                 await self._lease(resolved.digest, time.time() + LEASE_S)
@@ -129,7 +154,9 @@ class Fetching:
                 files = tree.selected(request.include, request.exclude)
                 plan = _Plan(resolved, tree, files, _objects(files), _folder(request.destination))
                 reused_bytes = await self._prepare(plan, search)
-                shares = await self._transfer(plan, search, progress)
+                fetch.on_transfer()
+                await self._transfer(plan, search, shares, progress)
+                fetch.on_transferred()
                 usable_seconds = trio.current_time() - started_s
                 await trio.to_thread.run_sync(self._store.checkpoint)
                 placement = await self._complete(plan, search, shares, progress)
@@ -209,16 +236,19 @@ class Fetching:
         for file in plan.objects:
             status = self._store.status(file.object)
             if status is None or status.state is not ObjectState.COMPLETE:
-                wanted_bytes += file.size - (status.held_bytes if status is not None else 0)
+                wanted_bytes += file.size - (_room_taken(status) if status is not None else 0)
         where = plan.folder or self._home.store
         while not where.exists():
             where = where.parent
-        free_bytes = shutil.disk_usage(where).free
-        if wanted_bytes and wanted_bytes + ROOM_SLACK_BYTES > free_bytes:
+        disk = shutil.disk_usage(where)
+        if wanted_bytes > 0 and wanted_bytes + ROOM_SLACK_BYTES > disk.free:
             raise StoreFull(
-                f"{wanted_bytes:,} bytes are to be fetched and {free_bytes:,} are free on {where}",
-                wanted=wanted_bytes,
-                free=free_bytes,
+                f"{size_text(wanted_bytes)} of room are needed and {size_text(disk.free)} are free "
+                f"on {where}, of which {size_text(ROOM_SLACK_BYTES)} are left alone",
+                path=str(where),
+                needed=wanted_bytes + ROOM_SLACK_BYTES,
+                free=disk.free,
+                limit=disk.total,
             )
 
     def _open_parts(self, plan: _Plan) -> int:
@@ -249,32 +279,36 @@ class Fetching:
         return found
 
     async def _transfer(
-        self, plan: _Plan, search: Search, progress: ProgressSink
-    ) -> list[PeerShare]:
+        self, plan: _Plan, search: Search, shares: list[PeerShare], progress: ProgressSink
+    ) -> None:
+        """Get what is missing. shares: what each peer did is added, also where it fails."""
         transfer = await self.transfer(plan.tree, plan.files, plan.resolved, search)
         if transfer.machine.is_complete:
-            return []
+            return
         total_bytes = sum(file.size for file in plan.files)
         held_before = total_bytes - transfer.statistics().total_bytes
 
-        async def report() -> None:
-            done_max = 0
+        def report() -> None:
+            facts = transfer.statistics()
+            done_bytes = held_before + facts.verified_bytes
+            active = sum(1 for peer in facts.peers if peer.rate_bytes_per_s > 0)
+            progress(Progress("transfer", done_bytes, total_bytes, facts.rate_bytes_per_s, active))
+
+        async def report_regularly() -> None:
             while True:
-                facts = transfer.statistics()
-                done_max = max(done_max, held_before + facts.verified_bytes)
-                active = sum(1 for peer in facts.peers if peer.rate_bytes_per_s > 0)
-                progress(
-                    Progress("transfer", done_max, total_bytes, facts.rate_bytes_per_s, active)
-                )
+                report()
                 await trio.sleep(PROGRESS_PERIOD_S)
 
-        with self._on_transfer(transfer, plan.resolved, total_bytes):
-            async with open_tasks() as nursery:
-                nursery.start_soon(report)
-                nursery.start_soon(self._hash_ahead, plan, transfer)
-                await transfer.run()
-                nursery.cancel_scope.cancel()
-        return _shares(transfer)
+        try:
+            with self._on_transfer(transfer, plan.resolved, total_bytes):
+                async with open_tasks() as nursery:
+                    nursery.start_soon(report_regularly)
+                    nursery.start_soon(self._hash_ahead, plan, transfer)
+                    await transfer.run()
+                    nursery.cancel_scope.cancel()
+        finally:
+            report()
+            shares += _shares(transfer)
 
     async def _hash_ahead(self, plan: _Plan, transfer: Transfer) -> None:
         """Hash files while they arrive, each as far as it is there without a gap.
@@ -312,7 +346,7 @@ class Fetching:
                 except (CorruptChunk, NotHeld):
                     if attempt == REPAIRS_MAX:
                         raise
-                    shares += await self._transfer(plan, search, progress)
+                    await self._transfer(plan, search, shares, progress)
                     await trio.to_thread.run_sync(self._store.checkpoint)
         if plan.folder is not None:
             return await trio.to_thread.run_sync(self._store.place_files, plan.files, plan.folder)
@@ -377,6 +411,17 @@ def _folder(destination: Path | None) -> Path | None:
     if not destination.is_absolute():
         raise P2phubError("a destination is named by its absolute path", path=str(destination))
     return destination
+
+
+def _room_taken(status: ObjectStatus) -> int:
+    """Bytes that what there is of an object need not be given again."""
+    if status.state is not ObjectState.PARTIAL or status.path is None:
+        return status.held_bytes
+    try:
+        blocks_bytes = 512 * status.path.stat().st_blocks  # of a part: given before its first byte
+    except OSError:
+        return 0
+    return max(status.held_bytes, min(blocks_bytes, status.size))
 
 
 def _objects(files: Sequence[FileRecord]) -> list[FileRecord]:

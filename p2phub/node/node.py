@@ -442,6 +442,7 @@ class Node:
                 content_id=content_id_text(resolved.digest),
                 progress=progress,
             )
+        yield from self._fetching.pauses.views()
 
     def _received_bytes(self) -> int:
         running = sum(s.received_bytes for t in self._transfers for s in t.shares.values())

@@ -80,8 +80,8 @@ class Checking:
                 continue
             self._holdings.check_mounted()
             if object.row.kind == "part":
-                with suppress(StoreFailed):
-                    self._finishing.settle(object)  # it was being finished, or is gone
+                with suppress(StoreFailed):  # it was being finished, or is gone
+                    self._finishing.settle(object, is_anew=True)
             else:
                 with self._holdings.sweeping:  # not in the moment in which another replaces it
                     if not _is_gone(path) or self._holdings.index.object(id) is None:

@@ -8,6 +8,7 @@ nothing wrong stops the store.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -114,7 +115,10 @@ class DiskStore:
             self._parts.commit_packs()
         if len(self._index.in_packs([name for name, _ in new])) < len({name for name, _ in new}):
             # Another thread's sync failed with these in it.
-            raise StoreFailed(f"the disk lost what was written to {self._folder.packs}: try again")
+            raise StoreFailed(
+                f"the disk lost what was written to {self._folder.packs}: try again",
+                path=str(self._folder.packs), errno=errno.EIO,
+            )  # fmt: skip
         return names
 
     # ---- pages
@@ -139,7 +143,7 @@ class DiskStore:
     def open_part(self, object: Digest, *, folder: Path | None = None) -> None:
         found = self._holdings.named(object)
         if found is not None:
-            self._finishing.settle(found)
+            self._finishing.settle(found, is_anew=True)
         self._parts.open(object, folder)
 
     def reuse(self, object: Digest) -> int:

@@ -78,8 +78,12 @@ class Finishing:
             self._holdings.dropped(object)
         return record
 
-    def settle(self, object: StoredObject) -> None:
-        """Understand what a crash or a refusal left of a part: renamed already, or gone."""
+    def settle(self, object: StoredObject, *, is_anew: bool = False) -> None:
+        """Understand what a crash or a refusal left of a part: renamed already, or gone.
+
+        is_anew: one that is gone is begun anew also where all of its folder is gone. Otherwise that
+        is a disk which is away: StoreFailed is raised, and nothing is forgotten.
+        """
         with self._parts.exclusive:
             row, path = object.row, self._holdings.path(object)
             if row.state is not ObjectState.PARTIAL or row.kind != "part" or object.is_closing:
@@ -95,6 +99,8 @@ class Finishing:
             elif _size_of(whole) == row.size:
                 self._complete(object, kind="data", path=None, stamp=None)
             else:
+                if not is_anew:
+                    self._holdings.check_mounted(path)
                 self._parts.discard(object)
 
     def _recompute(self, object: StoredObject) -> None:

@@ -240,7 +240,7 @@ class Holdings:
         except FileNotFoundError:
             if object.row != row:
                 return self.read(object, offset, into)
-            self.check_mounted()
+            self.check_mounted(path if row.kind == "part" else None)
             reason = "was removed"
         except StoreFailed as error:
             if row.kind != "adopted" or error.facts.get("errno") not in _REPLACED:
@@ -307,12 +307,15 @@ class Holdings:
 
     # ---- what is not held any more
 
-    def check_mounted(self) -> None:
-        """Raises StoreFailed where all of the store is away, not one file: nothing was lost then,
-        and nothing may be written down as lost.
+    def check_mounted(self, part: Path | None = None) -> None:
+        """Raises StoreFailed where all of the store is away, or the folder that `part` lies in, not
+        one file: nothing was lost then, and nothing may be written down as lost.
         """
         with failures(self.folder.version):
             os.lstat(self.folder.version)
+        if part is not None:
+            with failures(part.parent):
+                os.lstat(part.parent)
 
     def withdraw(self, object: StoredObject, reason: str, *, is_damage: bool = False) -> None:
         """The file of an object is not what it was: nothing of it is held from now on.

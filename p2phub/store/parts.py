@@ -23,6 +23,7 @@ from p2phub.errors import (
     ContentError,
     NotHeld,
     StoreError,
+    StoreFailed,
     StoreFull,
 )
 from p2phub.paths import PART_FOLDER, part_in
@@ -178,6 +179,7 @@ class Parts:
         if writer < 0:
             self._open_writer(object)
             return self.write(object, segment, start, stop, offset, data)
+        is_failed = False
         try:
             self._holdings.files.write(writer, [data], offset, self._holdings.path(object))
             with object.lock:
@@ -185,10 +187,25 @@ class Parts:
             with self._lock:
                 self._dirty[object.row.id] = object
                 self._dirty_bytes += len(data)
+        except StoreFailed:
+            is_failed = True
+            raise
         finally:
             with object.lock:
                 object.writing -= 1
                 object.lock.notify_all()
+            if is_failed:
+                self._let_go(object, writer)
+
+    def _let_go(self, object: StoredObject, writer: int) -> None:
+        """After a refused write: the disk may come back as another one, which this descriptor
+        never reaches; and what it was not yet asked to sync may be lost without a word.
+        """
+        with self.exclusive:
+            if object.writer == writer:
+                self.release(object)
+                with object.lock:
+                    object.forget_pending({})
 
     def pack(self, page: Digest, chunks: Sequence[tuple[int, Digest, memoryview]]) -> None:
         """Verified chunks (entry of the page, name, bytes) that are files of their own."""
@@ -223,6 +240,7 @@ class Parts:
             try:
                 writer = self._holdings.files.open(path, os.O_RDWR)
             except FileNotFoundError:
+                self._holdings.check_mounted(path)
                 self._holdings.withdraw(object, "was removed")
                 raise NotHeld(f"{path} was removed", path=str(path)) from None
             with object.lock:

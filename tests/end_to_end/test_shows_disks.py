@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2phub.errors import StoreFailed, StoreFull
 from p2phub.proto.limits import MIB
-from tests.end_to_end.daemons import Daemon, Daemons, daemons, is_same_tree, write_files
+from tests.end_to_end.daemons import (
+    Daemon,
+    Daemons,
+    daemons,
+    is_same_tree,
+    start,
+    until,
+    write_files,
+)
 
 SEED = 11
 FILES = {"weights.bin": 12 * MIB, "other.bin": 9 * MIB, "README.md": 300}
@@ -97,10 +107,11 @@ class Source:
     large: Path
     small: Path
 
-    def fetch(self, folder: Path) -> tuple[str, ...]:
-        """The words of a fetch of one of its folders."""
+    def fetch(self, folder: Path, *, wait: str = "0") -> tuple[str, ...]:
+        """The words of a fetch of one of its folders. wait: for room."""
         published = self.publisher.publish(folder, folder.name)  # the second time says the same
-        return ("fetch", published["content_id"], "--peer", self.publisher.address, "--json")
+        peer = ("--peer", self.publisher.address)
+        return ("fetch", published["content_id"], *peer, "--wait-for-room", wait, "--json")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +154,51 @@ def test_a_disk_that_fills_up_under_way_loses_nothing(source: Source) -> None:
         assert is_same_tree(Path(fetched["path"]), source.small)
         assert user.json("verify", fetched["content_id"])["faults"] == []
         user.stop()
+
+
+@pytest.mark.root
+def test_a_fetch_waits_while_its_disk_is_full_and_goes_on_by_itself(source: Source) -> None:
+    with small_disk(source.all.folder / "disk", 64 * MIB) as disk:
+        user = source.all.make("waiting", home=disk / "home").start()
+        filling = disk / "filling"
+        filling.write_bytes(bytes(shutil.disk_usage(disk).free - 6 * MIB))
+        running = start(user.home, *source.fetch(source.small, wait="2m"))
+        paused: list[dict[str, Any]] = []
+
+        def is_paused() -> bool:
+            rows = user.status()["transfers"]
+            paused[:] = [row["progress"] for row in rows if row["progress"]["stage"] == "paused"]
+            return bool(paused)
+
+        until(is_paused, "paused")
+        assert paused[0]["pause"]["kind"] == "StoreFull"
+        assert "free" in paused[0]["note"]
+        assert running.poll() is None
+        filling.unlink()
+        stdout, stderr = running.communicate(timeout=60)
+        assert running.returncode == 0, stderr
+        fetched = json.loads(stdout)
+        assert fetched["paused_seconds"] > 0.5
+        assert is_same_tree(Path(fetched["path"]), source.small)
+        told = [json.loads(line)["progress"]["stage"] for line in stderr.splitlines()]
+        assert told[0] == "paused"
+        assert "paused" not in told[-1:]
+        assert user.json("verify", fetched["content_id"])["faults"] == []
+        user.stop()
+
+
+@pytest.mark.root
+def test_a_daemon_lives_on_a_full_disk(source: Source) -> None:
+    with small_disk(source.all.folder / "disk", 32 * MIB) as disk:
+        user = source.all.make("living", home=disk / "home").start()
+        fetched = user.run(*source.fetch(source.small)).value
+        with (disk / "filling").open("wb") as filling, suppress(OSError):
+            while filling.write(bytes(MIB)):
+                filling.flush()
+        assert user.json("verify", fetched["content_id"])["faults"] == []
+        assert user.status()["releases"] == 1
+        assert user.run("scrub").code == StoreFull.exit_code
+        assert user.stop()[0] == 0
 
 
 @pytest.mark.root

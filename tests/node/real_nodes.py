@@ -120,7 +120,11 @@ async def fetch(
     include: tuple[str, ...] = (),
 ) -> Fetched:
     request = FetchRequest(
-        reference=parse_reference(reference), destination=to, peers=peers, include=include
+        reference=parse_reference(reference),
+        destination=to,
+        peers=peers,
+        include=include,
+        room_wait_s=0,
     )
     return await running.fetch(request, ignore)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from p2phub.errors import StoreError, StoreFailed, StoreFull
+from p2phub.paths import PART_FOLDER
+from p2phub.store.base import Place
 from p2phub.store.disk import DiskStore
 from p2phub.store.file_system import AnyPath, FileSystem
 from tests.store.sample_files import fetch, read_all, sample
@@ -178,3 +181,61 @@ def test_an_error_is_one_of_two_kinds(tmp_path: Path) -> None:
         files.refuses = {"mkdir"}
         with pytest.raises(kind):
             DiskStore(tmp_path / str(code), files=files)
+
+
+def test_after_a_refused_write_the_part_is_opened_anew_and_nothing_unsynced_is_believed(
+    root: Path,
+) -> None:
+    files = RefusingFileSystem()
+    store = DiskStore(root / "store", files=files)
+    file = sample(20_000)
+    store.put(file.documents)
+    store.open_part(file.object, folder=root / "out")
+    first, second, _ = file.runs()
+    data = memoryview(file.data)
+    store.span_writer([first]).write(0, 8, data[:8000])
+    files.refuses = {"write"}
+    with pytest.raises(StoreFailed):
+        store.span_writer([second]).write(0, 8, data[8000:16_000])
+    files.refuses = set()
+    # The disk was pulled out and is back: the same name is another file, without what was unsynced.
+    (part,) = (root / "out" / PART_FOLDER).iterdir()
+    part.unlink()
+    part.write_bytes(bytes(20_000))
+    assert store.checkpoint() == []
+    assert list(store.missing(first.page)) == list(range(8))
+    fetch(store, file, root / "out")
+    assert part.read_bytes() == file.data
+    store.finish(file.object, place=Place(root / "out", "file"))
+    assert (root / "out" / "file").read_bytes() == file.data
+    store.close()
+
+
+def test_a_part_whose_whole_folder_is_gone_is_waited_for_and_not_forgotten(root: Path) -> None:
+    store = DiskStore(root / "store")
+    file = sample(20_000)
+    store.put(file.documents)
+    store.open_part(file.object, folder=root / "out")
+    first, second, _ = file.runs()
+    data = memoryview(file.data)
+    store.span_writer([first]).write(0, 8, data[:8000])
+    store.close()
+    (root / "out").rename(root / "away")
+    store = DiskStore(root / "store")  # which looks at every part
+    with pytest.raises(StoreFailed) as away:
+        store.span_writer([second]).write(0, 8, data[8000:16_000])
+    assert away.value.facts["errno"] == errno.ENOENT
+    with pytest.raises(StoreFailed):
+        store.span_reader([first]).read(0, 8, memoryview(bytearray(8000)))
+    assert store.withdrawn() == []
+    (root / "away").rename(root / "out")
+    store.open_part(file.object, folder=root / "out")
+    assert list(store.missing(first.page)) == []
+    fetch(store, file, root / "out")
+    store.finish(file.object, place=Place(root / "out", "file"))
+    # Where the user took it away for good, it is begun anew.
+    shutil.rmtree(root / "out")
+    store.recheck()
+    store.open_part(file.object, folder=root / "out")
+    assert list(store.missing(first.page)) == list(range(8))
+    store.close()
