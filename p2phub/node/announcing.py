@@ -98,6 +98,12 @@ class Announcing:
             count += self.add(KeyKind.SHA256, sum_sha256, size_bytes, wait_s)
         return count
 
+    def announce_object(self, name: Digest, size_bytes: int, sum_sha256: bytes) -> None:
+        """Announce a whole object, if it is large enough for that."""
+        if size_bytes >= OBJECT_BYTES_MIN:
+            self.add(KeyKind.OBJECT, name, size_bytes)
+            self.add(KeyKind.SHA256, sum_sha256, size_bytes)
+
     def withdraw_object(self, name: Digest, sum_sha256: bytes | None) -> None:
         """Announce an object no longer; records that others keep lapse by themselves."""
         self._queue.remove(KeyKind.OBJECT, name)

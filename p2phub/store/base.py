@@ -21,7 +21,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,12 @@ from typing import Protocol
 from p2phub.digest import Digest
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.messages import Run
+from p2phub.store.reports import Collected as Collected
+from p2phub.store.reports import CollectedObject as CollectedObject
+from p2phub.store.reports import Inconsistency as Inconsistency
+from p2phub.store.reports import Reread as Reread
+from p2phub.store.reports import Scrubbed as Scrubbed
+from p2phub.store.reports import StoreUsage as StoreUsage
 
 CHECKPOINT_BYTES = 32 << 20  # written and not yet durable: a crash loses at most this much
 CHECKPOINT_S = 2.0  # and at most this many seconds of a download
@@ -74,6 +80,12 @@ class FileStamp:
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
+
+    def is_touched_only(self, now: FileStamp) -> bool:
+        """Whether `now` differs in the time of change alone, as after chmod, a new hard link or a
+        move; or after an edit whose traces were wiped.
+        """
+        return replace(now, changed_ns=self.changed_ns) == self
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +144,7 @@ class Withdrawn:
         tuple[Digest, tuple[int, ...]], ...
     ]  # entries (page, indexes) no longer held; no indexes: all of it
     is_damage: bool = False  # the disk's doing, not the user's
+    is_touched: bool = False  # of size and time as it was: `reread` says what it is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,53 +158,6 @@ class Release:
     method: str = ""  # Placement.summary() of that folder
     added_s: float = 0.0  # seconds since 1970
     is_pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoreUsage:
-    """What the store uses of the disk."""
-
-    data_bytes: int  # complete files of the store's own
-    part_bytes: int  # preallocated for files under way
-    pack_bytes: int  # documents and small files
-    adopted_bytes: int  # users' files used in place: not the store's own
-    free_bytes: int  # on the store's file system
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedObject:
-    """A file's content that is not held any more: take back what was announced of it."""
-
-    object: Digest
-    sha256: bytes
-    size: int  # bytes of the file
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a collection took away, or would take away."""
-
-    objects: tuple[CollectedObject, ...]
-    forgotten_count: int  # of them: users' files, which stay where they are
-    chunk_count: int  # documents and small files
-    freed_bytes: int  # on the disk
-
-
-@dataclass(frozen=True, slots=True)
-class Scrubbed:
-    """What one step of reading again found."""
-
-    read_bytes: int  # right
-    damaged_count: int  # chunks that were not as they were written
-    is_over: bool  # nothing is left to read
-
-
-@dataclass(frozen=True, slots=True)
-class Inconsistency:
-    """Two things in a store that contradict each other, or something that is lacking."""
-
-    what: str  # one sentence for people
-    is_repaired: bool
 
 
 class SpanReader(Protocol):
@@ -383,6 +349,13 @@ class Store(Protocol):
 
         count_max: only so many, going on where the last such call stopped, which takes a few
         milliseconds a thousand. None: every one; for starts and timers.
+        """
+
+    def reread(self, size_max: int, now_s: float) -> Reread:
+        """Read up to about `size_max` bytes of adopted files that are not held any more and, but
+        for the time of change, are as they were recorded; whose SHA-256 is right is held again.
+
+        now_s: seconds since 1970. One that was touched this very second waits for the next round.
         """
 
     # ---- trees for people ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 from p2phub.digest import Digest, Sha256
 from p2phub.errors import ContentError, CorruptChunk, NotHeld, StoreError, StoreFailed
 from p2phub.proto.manifest import FilePage, Manifest, document_kind
-from p2phub.store.base import INCONSISTENCIES_MAX, FileStamp, Inconsistency, ObjectState
+from p2phub.store.base import INCONSISTENCIES_MAX, FileStamp, Inconsistency
 from p2phub.store.finishing import Finishing
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow
@@ -106,7 +106,7 @@ class Checking:
             is_same = stamp == row.stamp and row.digest not in damaged
             if not is_same and not (is_repair and self._is_content(row, row.path, stamp)):
                 continue
-            done = is_repair and self._give_row(row.digest, row.path, "adopted", stamp)
+            done = is_repair and self._rebuild.again(row.digest, row.path, "adopted", stamp)
             if done and stamp != row.stamp:
                 self._journal.append([adopted(row, row.path, stamp)])
             self._tell(f"{row.path} was away or touched, and is as it was", is_repaired=done)
@@ -163,20 +163,12 @@ class Checking:
             is_known = bool(name) and self._rebuild.part(path.name, path)
         else:
             is_there = bool(name) and path == self._holdings.folder.whole(name)
-            is_known = is_there and self._give_row(name, path, "data", None)
+            is_known = is_there and self._rebuild.again(name, path, "data", None)
         if is_known:
             return ": now it does"
         aside = self._holdings.folder.quarantine / path.name
         self._holdings.files.rename(path, aside)
         return f": it was set aside as {aside}"
-
-    def _give_row(self, name: Digest, path: Path, kind: str, stamp: FileStamp | None) -> bool:
-        old = self._holdings.named(name)
-        if old is not None and old.row.state is not ObjectState.CHANGED:
-            return False  # it lies elsewhere
-        if old is not None:
-            self._holdings.dropped(old)
-        return self._rebuild.whole(name.hex(), path, kind, stamp)
 
     # ---- documents
 

@@ -35,6 +35,7 @@ from p2phub.store.base import (
     Place,
     Placement,
     Release,
+    Reread,
     Scrubbed,
     SourceFile,
     StoreUsage,
@@ -45,7 +46,7 @@ from p2phub.store.collecting import Collecting
 from p2phub.store.file_system import FileSystem, failures, network_file_system
 from p2phub.store.finishing import Finishing
 from p2phub.store.hashing import PrefixHash
-from p2phub.store.holdings import Holdings
+from p2phub.store.holdings import Holdings, difference
 from p2phub.store.index import Index
 from p2phub.store.journal import Journal, kept, let_go
 from p2phub.store.objects import StoredObject
@@ -53,6 +54,7 @@ from p2phub.store.packs import Packs
 from p2phub.store.parts import Parts
 from p2phub.store.placing import Placing
 from p2phub.store.rebuild import Rebuild, index_packs
+from p2phub.store.rereading import Rereading
 from p2phub.store.reuse import Reuse
 from p2phub.store.scrubbing import Scrubbing
 from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
@@ -84,6 +86,7 @@ class DiskStore:
         self._placing = Placing(self._holdings)
         self._collecting = Collecting(self._holdings, self._journal, self._parts)
         self._scrubbing = Scrubbing(self._holdings)
+        self._rereading = Rereading(self._holdings, self._journal)
         self._packs = packs
         self._rechecking = Lock()
         self._rechecked_id = 0  # of the last object that a bounded `recheck` looked at
@@ -249,6 +252,9 @@ class DiskStore:
                 changed += more
             return changed
 
+    def reread(self, size_max: int, now_s: float) -> Reread:
+        return self._rereading.step(size_max, now_s)
+
     # ---- trees for people
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
@@ -362,13 +368,13 @@ class DiskStore:
         rows, changed = self._index.adopted_after(after, count), 0
         for id, path, stamp in rows:
             try:
-                is_same = FileStamp.of(os.lstat(path)) == stamp
-                reason = "was edited"
+                now = FileStamp.of(os.lstat(path))
+                reason = difference(now, stamp) if stamp is not None else "was edited"
             except FileNotFoundError:
-                is_same, reason = False, "was removed"
+                reason = "was removed"
             except OSError:
                 continue  # a disk that is away for a moment is not a file that changed
-            object = None if is_same else self._holdings.object(id)
+            object = self._holdings.object(id) if reason else None
             if object is not None and object.row.path == path and object.row.stamp == stamp:
                 self._holdings.withdraw(object, reason)
                 changed += 1

@@ -35,6 +35,7 @@ from p2phub.store.pages import Page, Pages
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
 PLACES_MAX = 16384  # segments whose places are remembered
 QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
+TOUCHED = "was touched"
 WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped: the index has them
 
 
@@ -296,9 +297,7 @@ class Holdings:
         status = self.files.status(file, path)
         if not S_ISREG(status.st_mode) or status.st_nlink == 0:
             return "was removed or replaced"
-        if stamp is None or FileStamp.of(status) == stamp:
-            return ""
-        return "was cut or extended" if status.st_size != stamp.size else "was edited"
+        return "" if stamp is None else difference(FileStamp.of(status), stamp)
 
     def _path(self, row: ObjectRow) -> Path:
         if row.path is not None:
@@ -456,7 +455,9 @@ class Holdings:
         path = self.path(object)
         with self._lock:
             self._withdrawn.append(
-                Withdrawn(object.row.digest, path, f"{path} {reason}", pages, is_damage)
+                Withdrawn(
+                    object.row.digest, path, f"{path} {reason}", pages, is_damage, reason == TOUCHED
+                )
             )
             del self._withdrawn[:-WITHDRAWN_MAX]
 
@@ -474,6 +475,15 @@ class Holdings:
                 self.files.close(file)
         except (StoreError, OSError):
             pass
+
+
+def difference(now: FileStamp, stamp: FileStamp) -> str:
+    """What is different about a file of the user's; "" if nothing is."""
+    if now == stamp:
+        return ""
+    if stamp.is_touched_only(now):
+        return TOUCHED
+    return "was cut or extended" if now.size != stamp.size else "was edited"
 
 
 def check_segment(page: Page, segment: SegmentRow) -> None:

@@ -223,12 +223,17 @@ class Index:
         rows = self._rows(f"SELECT id FROM object WHERE {where} ORDER BY id", values)  # noqa: S608
         return [id for (id,) in rows]
 
-    def adopted_after(self, id: int, count: int) -> list[tuple[int, Path, FileStamp | None]]:
-        """The next files of the user's that are used in place: (object id, path, stamp)."""
+    def adopted_after(
+        self, id: int, count: int, *, is_changed: bool = False
+    ) -> list[tuple[int, Path, FileStamp | None]]:
+        """The next files of the user's that are used in place: (object id, path, stamp).
+
+        is_changed: those that were, and are not any more.
+        """
         rows = self._rows(
             "SELECT id, path, stamp FROM object WHERE id > ? AND kind = 'adopted'"
-            " AND state != 'changed' AND path IS NOT NULL ORDER BY id LIMIT ?",
-            (id, count),
+            " AND (state = 'changed') = ? AND path IS NOT NULL ORDER BY id LIMIT ?",
+            (id, is_changed, count),
         )
         return [
             (id, Path(os.fsdecode(path)), FileStamp(*STAMP.unpack(stamp)) if stamp else None)

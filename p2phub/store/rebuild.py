@@ -97,6 +97,15 @@ class Rebuild:
         self._add(row, segments)
         return True
 
+    def again(self, name: Digest, path: Path, kind: str, stamp: FileStamp | None) -> bool:
+        """As `whole`, for an object that may have a row; False also where it lies elsewhere."""
+        old = self._holdings.named(name)
+        if old is not None and old.row.state is not ObjectState.CHANGED:
+            return False
+        if old is not None:
+            self._holdings.dropped(old)
+        return self.whole(name.hex(), path, kind, stamp)
+
     def part(self, text: str, path: Path) -> bool:
         """Give a part its row, and bits for what is right in it; False: it is not what `text` says,
         or that object has a row.
@@ -165,6 +174,9 @@ class Rebuild:
                     change.add_samples(
                         id, samples(self._holdings, segment, range(segment.chunk_count))
                     )
+        stale = self._holdings.named(row.digest)  # as it was when its chunk was looked for
+        if stale is not None:
+            self._holdings.dropped(stale)
         self._holdings.added(row.digest, segments)
         return self._holdings.object(id)
 
