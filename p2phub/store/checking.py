@@ -166,9 +166,7 @@ class Checking:
             is_known = is_there and self._rebuild.again(name, path, "data", None)
         if is_known:
             return ": now it does"
-        aside = self._holdings.folder.quarantine / path.name
-        self._holdings.files.rename(path, aside)
-        return f": it was set aside as {aside}"
+        return f": it was set aside as {self._holdings.quarantine.take(path)}"
 
     # ---- documents
 

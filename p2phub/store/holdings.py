@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock, RLock
@@ -21,7 +20,6 @@ from weakref import WeakValueDictionary
 from p2phub.digest import EMPTY, Digest, digest
 from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError, StoreFailed
 from p2phub.paths import StoreFolder
-from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState, Withdrawn
 from p2phub.store.cache import Cache
 from p2phub.store.file_system import AnyPath, FileSystem, failures
@@ -31,10 +29,10 @@ from p2phub.store.objects import StoredObject, file_keys
 from p2phub.store.open_files import OpenFiles
 from p2phub.store.packs import Location, Packs
 from p2phub.store.pages import Page, Pages
+from p2phub.store.quarantine import Quarantine
 
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
 PLACES_MAX = 16384  # segments whose places are remembered
-QUARANTINE_BYTES_MAX = 64 << 20  # of wrong bytes kept for a look at what went wrong
 TOUCHED = "was touched"
 WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped: the index has them
 
@@ -66,7 +64,7 @@ class Holdings:
         self._lock = Lock()
         self._open: OpenFiles[int] = OpenFiles(files.close)
         self._withdrawn: list[Withdrawn] = []
-        self._quarantined = count(1)
+        self.quarantine = Quarantine(folder, files)
         self.keeping = Keeping()
         # Held while whole files are unlinked, and by whoever brings one to the same place.
         self.sweeping = RLock()
@@ -349,7 +347,7 @@ class Holdings:
             object.row = replace(object.row, state=ObjectState.PARTIAL)
             rows = [(number, bytes(some)) for number, some in object.durable.items()]
         self._note(object, "is damaged", ((segment.digest, (index,)),), True)
-        self._quarantine(object.row.digest, segment.first_chunk + index, data)
+        self.quarantine.keep(object.row.digest, segment.first_chunk + index, data)
         with self.index.transaction() as change:
             change.note_damaged([object.row.digest])
             change.change_object(object.row)
@@ -402,7 +400,7 @@ class Holdings:
             self._withdrawn.append(
                 Withdrawn(name, path, f"{path} is damaged", ((name, ()),), is_damage=True)
             )
-        self._quarantine(name, 0, bytes(data))
+        self.quarantine.keep(name, 0, bytes(data))
         return None
 
     def _from_object(
@@ -460,21 +458,6 @@ class Holdings:
                 )
             )
             del self._withdrawn[:-WITHDRAWN_MAX]
-
-    def _quarantine(self, name: Digest, chunk: int, data: memoryview | bytes) -> None:
-        """Keep wrong bytes for a look, within bounds; a disk that refuses even this is no news."""
-        number = next(self._quarantined)
-        if number * CHUNK_BYTES_MAX > QUARANTINE_BYTES_MAX:
-            return
-        path = self.folder.quarantined(name, chunk, number)
-        try:
-            file = self.files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            try:
-                self.files.write(file, [data], 0, path)
-            finally:
-                self.files.close(file)
-        except (StoreError, OSError):
-            pass
 
 
 def difference(now: FileStamp, stamp: FileStamp) -> str:
