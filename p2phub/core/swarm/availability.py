@@ -108,14 +108,18 @@ class Availability:
         spans = self._planner.spans_within(number, 0, page.entry_count)
         before = holdings.pages.get(number, 0) & page.missing
         holdings.pages[number] = entries
-        if len(spans) > 2 and {before, entries & page.missing} == {0, page.missing}:
-            # All or nothing of the page: only the spans that cross its borders need a look at the
-            # pages beside it.
+        if len(spans) > 2 and {before, entries & page.missing} <= {0, page.missing}:
+            # All or nothing of the page, before and now: only the spans that cross its borders need
+            # a look at the pages beside it.
             inner = bitsets.from_members(spans[1:-1])
-            gained = inner if entries & page.missing else 0
-            if holdings.whole & inner == (0 if gained else inner) and not holdings.part & inner:
-                holdings.whole ^= inner
-                (self.rarity.add if gained else self.rarity.remove)(inner)
+            whole_before, whole = (
+                inner if held else 0 for held in (before, entries & page.missing)
+            )
+            if holdings.whole & inner == whole_before and not holdings.part & inner:
+                holdings.whole ^= whole_before ^ whole
+                self.rarity.add(whole & ~whole_before)
+                self.rarity.remove(whole_before & ~whole)
+                gained = whole & ~whole_before
                 return gained | self._judge(holdings, (spans[0], spans[-1]))
         return self._judge(holdings, spans)
 
@@ -130,20 +134,23 @@ class Availability:
         entry_count = page.entry_count
         if len(entries) > 1:
             entries = [entry for entry in entries if 0 <= entry < entry_count]
-        elif not entries or not 0 <= entries[0] < entry_count:
+            news = bitsets.from_members(entries)
+        elif entries and 0 <= entries[0] < entry_count:
+            news = 1 << entries[0]
+        else:
             return 0
-        held = holdings.pages.get(number, 0) | bitsets.from_members(entries)
-        holdings.pages[number] = held
-        others: dict[int, None] = {}
+        held = holdings.pages[number] = holdings.pages.get(number, 0) | news
+        piece_at = self._planner.piece_at
+        others: list[int] = []
         gained = 0
         for entry in entries:
-            index, missing = self._planner.piece_at(number, entry)
+            index, missing = piece_at(number, entry)
             if index is None:
                 continue
             span = 1 << index
             held_of_it = held & missing if missing is not None else 0
             if not held_of_it or holdings.whole & span:
-                others[index] = None
+                others.append(index)
             elif held_of_it == missing:
                 gained |= span
             else:

@@ -28,7 +28,7 @@ from p2phub.core.swarm.actions import (
     SendRequest,
 )
 from p2phub.core.swarm.asking import Asking
-from p2phub.core.swarm.availability import Availability, Holdings
+from p2phub.core.swarm.availability import Availability
 from p2phub.core.swarm.hedging import HEDGE_CHECK_S, Hedging, is_worth_it, soonest
 from p2phub.core.swarm.in_flight import InFlight, entries_of
 from p2phub.core.swarm.patience import Patience
@@ -55,16 +55,20 @@ LIARS_MAX = 1024  # remembered; the oldest is forgotten first
 class Download:
     """The chunks of one manifest, of one object, or of some files.
 
-    size_bytes: data bytes expected in all; decides the spans' size.
+    size_bytes: data bytes expected in all; decides the spans' size unless span_bytes does.
     request_ids: where ids of requests come from; downloads that share sessions must share it.
     """
 
     def __init__(
-        self, size_bytes: int, rng: random.Random, request_ids: Iterator[int] | None = None
+        self,
+        size_bytes: int,
+        rng: random.Random,
+        request_ids: Iterator[int] | None = None,
+        span_bytes: int | None = None,
     ) -> None:
         self._rng = rng
         self._request_ids = count() if request_ids is None else request_ids
-        self._planner = SpanPlanner(size_bytes)
+        self._planner = SpanPlanner(size_bytes, span_bytes)
         self._availability = Availability(self._planner)
         self._picker = Picker(self._planner, self._availability, rng)
         self._peers: dict[Peer, PeerState] = {}
@@ -169,23 +173,25 @@ class Download:
 
     def on_have(self, peer: Peer, page: Digest, bits: bytes, now: float) -> None:
         """The peer said what it holds of a page it was asked about; no bits: nothing of it."""
-        if (asked := self._find_page(peer, page)) is not None:
-            self._availability.set_page(*asked, bitsets.from_wire(bits))
+        state, number = self._peers.get(peer), self._planner.number_of(page)
+        if state is not None and number is not None and number in state.asked:
+            self._availability.set_page(state.holdings, number, bitsets.from_wire(bits))
             self._hungry[peer] = None
 
-    def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> None:
-        """The peer holds more of a page it was asked about."""
+    def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> bool:
+        """The peer holds more of a page it was asked about; whether we may do more for that."""
         state, number = self._peers.get(peer), self._planner.number_of(page)
         if state is None or number is None or number not in state.asked:
-            return
+            return False
         gained = self._availability.add_entries(state.holdings, number, entries)
-        if state.is_ready and (gained & self._picker.open or state.holdings.part):
+        if is_news := state.is_ready and bool(gained & self._picker.open or state.holdings.part):
             self._hungry[peer] = None
+        return is_news
 
     def held_by(self, peer: Peer, page: Digest) -> int:
         """What a peer said it holds of a page: a set of entries, as far as they matter here."""
-        asked = self._find_page(peer, page)
-        return asked[0].pages.get(asked[1], 0) if asked is not None else 0
+        state, number = self._peers.get(peer), self._planner.number_of(page)
+        return 0 if state is None or number is None else state.holdings.pages.get(number, 0)
 
     def on_choke(self, peer: Peer, now: float) -> None:
         """The peer takes our slot away. What it has not begun to send it rejects one by one."""
@@ -481,13 +487,6 @@ class Download:
     def _find(self, peer: Peer, request_id: int) -> RequestState | None:
         """A request in flight; None: it was closed, and the event is late."""
         return self._peers[peer].requests.get(request_id) if peer in self._peers else None
-
-    def _find_page(self, peer: Peer, page: Digest) -> tuple[Holdings, int] | None:
-        """What a peer holds, and the number of a page; None: it wasn't asked about it."""
-        state, number = self._peers.get(peer), self._planner.number_of(page)
-        if state is None or number is None or number not in state.asked:
-            return None
-        return state.holdings, number
 
     def _wake_all(self) -> None:
         self._hungry.update(dict.fromkeys(self._peers))

@@ -76,9 +76,9 @@ class _Peer:
 class Offers:
     """The offers of this seed in the swarm of one release. me: this node's own peer id."""
 
-    def __init__(self, me: Peer, size_bytes: int) -> None:
+    def __init__(self, me: Peer, size_bytes: int, span_bytes: int | None = None) -> None:
         self._me = me
-        self._planner = SpanPlanner(size_bytes)
+        self._planner = SpanPlanner(size_bytes, span_bytes)
         self._availability = Availability(self._planner)  # of peers that are no seeds
         self._wanting = Rarity()  # of wanted spans
         self._peers: dict[Peer, _Peer] = {}

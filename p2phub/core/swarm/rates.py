@@ -26,13 +26,18 @@ class RateMeter:
 
     def rate(self, now: float) -> float:
         """Bytes per second; 0.0 as long as no time has passed."""
-        self._pass(now)
+        if now > self._since:
+            self._pass(now)
+        if not self._level:
+            return 0.0
         weight = self._window_s * -math.expm1(-self._age_s / self._window_s)
         return self._level / weight if weight > 0 else 0.0
 
     def _pass(self, now: float) -> None:
         elapsed_s = now - self._since
         if elapsed_s > 0:
-            self._level *= math.exp(-elapsed_s / self._window_s)
-            self._age_s = min(self._age_s + elapsed_s, 40 * self._window_s)
+            if self._level:
+                self._level *= math.exp(-elapsed_s / self._window_s)
+            age_s, age_max_s = self._age_s + elapsed_s, 40 * self._window_s
+            self._age_s = age_s if age_s < age_max_s else age_max_s
             self._since = now

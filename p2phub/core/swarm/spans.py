@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2phub.core.swarm import bitsets
@@ -73,15 +73,18 @@ class Page:
 class SpanPlanner:
     """Lays pages on the line and cuts it into spans; keeps what is missing."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, span_bytes: int | None = None) -> None:
+        """span_bytes: how large spans shall be; None: as `span_bytes_target` says."""
         self.size_bytes = size_bytes  # expected in all
         self.pages: list[Page] = []
         self.is_closed = False  # no more pages will come
         self.missing_bytes = 0
         self.total_bytes = 0  # of all entries that are part of the download, held or missing
-        self._target = span_bytes_target(size_bytes)
+        self._target = span_bytes or span_bytes_target(size_bytes)
         self._bases: list[int] = []
         self._numbers: dict[Digest, int] = {}
+        # Where in `pages` a page is; None: it is not known yet. Asked at every message.
+        self.number_of: Callable[[Digest], int | None] = self._numbers.get
         self._end = 0  # line number after the last page
         self._starts = array("Q")  # by span index: its interval of the line
         self._stops = array("Q")
@@ -104,10 +107,6 @@ class SpanPlanner:
         return len(self._starts)
 
     # ---- pages ---------------------------------------------------------------------------------
-
-    def number_of(self, page: Digest) -> int | None:
-        """Where in `pages` a page is; None: it is not known yet."""
-        return self._numbers.get(page)
 
     def add(self, page: Digest, lengths: Sequence[int], held: int) -> list[int]:
         """Lay a page at the end of the line; the indexes of the spans that are whole by that.
@@ -236,7 +235,7 @@ class SpanPlanner:
             return None, None
         if start < 0 or stop > page.entry_count:
             return index, None
-        return index, page.missing_within(start, stop)
+        return index, (page.missing >> start & (1 << stop - start) - 1) << start
 
     def split(self, index: int, number: int, start: int, stop: int) -> list[int]:
         """Cut a span so that entries [start, stop) of a page are a span of their own; the new
