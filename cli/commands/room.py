@@ -113,7 +113,8 @@ def fsck(run: Invocation, repair: bool) -> None:
 
     What is read wrong is set aside and shared no more, with and without --repair. With it the
     index and the journal are put right, and what is lacking or wrong is fetched again from peers,
-    also what your own edits took from a release that you keep.
+    also what your own edits took from a release that you keep. Where no peer can be reached it says
+    so within seconds; what the disk damaged is asked for again every hour.
     """
     with run.connect() as daemon, ProgressLine(run.json) as progress:
         found = daemon.call("check", on_progress=progress.update, repair=repair)

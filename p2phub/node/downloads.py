@@ -78,8 +78,13 @@ class Transfer:
         channels: Channels,
         watches: Watches,
         is_kept: bool = False,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        rounds_alone_max: int | None = None,
     ) -> None:
-        """is_kept: it goes on when all is held, for the next machine; see `go_on`."""
+        """is_kept: it goes on when all is held, for the next machine; see `go_on`.
+
+        rounds_alone_max: of the search, with nobody found, after which it ends at once.
+        """
         self.swarm = swarm
         self.machine = machine
         self.search = search
@@ -91,6 +96,8 @@ class Transfer:
         self.on_received: OnReceived = lambda peer, size_bytes: None  # as verified payload comes
         self.request_ids = count()  # of machines after the first, whose own ids are lower
         self.is_kept = is_kept
+        self._stall_timeout_s = stall_timeout_s
+        self._rounds_alone_max = rounds_alone_max
         self._sessions: dict[PeerId, PeerSession] = {}
         self._started: set[PeerId] = set()  # had a session, and shall have no other turn yet
         self._turns: Counter[PeerId] = Counter()  # sessions of which nothing came
@@ -239,7 +246,8 @@ class Transfer:
             self._excuse_held_back()
             if self.machine.is_complete:
                 continue  # kept for the next machine
-            if trio.current_time() - self._last_progress_s < STALL_TIMEOUT_S:
+            is_late = trio.current_time() - self._last_progress_s >= self._stall_timeout_s
+            if not is_late and not self._is_alone:
                 continue
             if not self._sessions and not any(
                 share.received_bytes for share in self.shares.values()
@@ -247,6 +255,13 @@ class Transfer:
                 self.fail(self.search.report("the content"))
             else:
                 self.fail(self._stalled())
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the search told for long enough that there is nobody."""
+        rounds_max = self._rounds_alone_max
+        is_told = rounds_max is not None and self.search.rounds_count >= rounds_max
+        return is_told and not self._sessions and not self.search.found
 
     def _excuse_held_back(self) -> None:
         """Nobody is late while a limit of our own keeps us from reading; whom it leaves too little
@@ -267,7 +282,7 @@ class Transfer:
         missing_bytes = facts.total_bytes - facts.verified_bytes
         return TransferStalled(
             f"{missing_bytes:,} bytes are missing: {len(self._sessions)} connected peers sent none "
-            f"of them for {STALL_TIMEOUT_S:.0f} s, so they may not hold them",
+            f"of them for {self._stall_timeout_s:.0f} s, so they may not hold them",
             peers=[str(peer) for peer in self._sessions],
             missing=missing_bytes,
         )

@@ -34,7 +34,7 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, ProgressSink
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
-from p2phub.node.downloads import Transfer, download_of
+from p2phub.node.downloads import STALL_TIMEOUT_S, Transfer, download_of
 from p2phub.node.pausing import PausableFetch, Pauses
 from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
@@ -182,9 +182,16 @@ class Fetching:
         )
 
     async def transfer(
-        self, tree: Tree, files: Sequence[FileRecord], resolved: Resolved, search: Search
+        self,
+        tree: Tree,
+        files: Sequence[FileRecord],
+        resolved: Resolved,
+        search: Search,
+        *,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        rounds_alone_max: int | None = None,
     ) -> Transfer:
-        """A transfer of what is missing of `files`, ready to run.
+        """A transfer of what is missing of `files`, ready to run. The rest: see `Transfer`.
 
         Documents must be held and parts open.
         """
@@ -197,6 +204,8 @@ class Fetching:
             store=self._store,
             channels=self._channels,
             watches=self._watches,
+            stall_timeout_s=stall_timeout_s,
+            rounds_alone_max=rounds_alone_max,
         )
 
     # ---- steps -----------------------------------------------------------------------------------

@@ -17,7 +17,15 @@ import trio
 
 from p2phub.core.discovery.keys import KeyKind
 from p2phub.digest import Digest
-from p2phub.errors import ContentError, CorruptChunk, DigestMismatch, NotHeld, P2phubError
+from p2phub.errors import (
+    ContentError,
+    CorruptChunk,
+    DigestMismatch,
+    NoProvider,
+    NotHeld,
+    P2phubError,
+    TransferStalled,
+)
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import Progress, ProgressSink
 from p2phub.node.documents import Documents
@@ -37,6 +45,8 @@ from p2phub.store.base import ObjectState, Release, Store
 RETRY_S = 3600.0  # before what nobody had is asked for again
 PAUSE_S = 60.0  # between two passes, so that a dying disk does not fetch without end
 FILES_TOLD_MAX = 100  # of one release
+REPAIR_STALL_S = 20.0  # without a byte from the peers found: who repairs waits for an answer
+ROUNDS_ALONE_MAX = 2  # of a search that finds nobody at all: a few seconds
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +91,7 @@ class Repairing:
         self._on_notice = on_notice
         self._woken = trio.Event()
         self._mending = trio.Lock()
+        self._told: set[str] = set()  # content ids of releases that are known not to be whole
 
     def wake(self) -> None:
         """The disk damaged something."""
@@ -102,9 +113,16 @@ class Repairing:
         """Fetch again what the disk damaged of kept releases; what became of each."""
         damaged = set(await trio.to_thread.run_sync(self._store.damaged))
         mended = await self._mend(damaged, is_all=False, is_repair=True) if damaged else ()
+        failed = {release.content_id for release in mended if release.failure}
         for release in mended:
-            text = f"is not whole: {release.failure}" if release.failure else "is whole again"
-            self._on_notice("Repaired", f"{release.reference} {text}")
+            if not release.failure:
+                self._on_notice("Repaired", f"{release.reference} is whole again")
+            elif release.content_id not in self._told:
+                again = f"it is asked for again every {RETRY_S / 3600:.0f} h"
+                self._on_notice(
+                    "Repaired", f"{release.reference} is not whole: {release.failure}; {again}"
+                )
+        self._told = failed  # once, until it was whole
         return mended
 
     async def check(self, repair: bool, progress: ProgressSink) -> CheckReport:
@@ -174,15 +192,19 @@ class Repairing:
             keys = [(KeyKind.MANIFEST, release.manifest)]
             async with self._resolver.search(keys, peers) as search:
                 text = release.name or content_id_text(release.manifest)
-                tree = await load_tree(
-                    release.manifest, self._documents, self._store, search, text
-                )
+                tree = await load_tree(release.manifest, self._documents, self._store, search, text)
                 lack = await trio.to_thread.run_sync(self._lack, release, damaged, is_all)
                 if lack:
                     payload_bytes = await self._fetch(tree, lack.files, text, search, progress)
             checked = tree.files if is_all else lack.files
             await trio.to_thread.run_sync(self._lay_out, release, checked)
             await self._announcing.announce_release(release.manifest)
+        except (NoProvider, TransferStalled) as error:
+            failure = (
+                f"no peer that could be reached has what is lacking. Run p2phub fsck --repair when "
+                f"its publisher or another holder is online ({error})"
+            )
+            return payload_bytes + self._documents.received_bytes - before_bytes, failure
         except (P2phubError, OSError) as error:
             return payload_bytes + self._documents.received_bytes - before_bytes, str(error)
         return payload_bytes + self._documents.received_bytes - before_bytes, ""
@@ -201,7 +223,14 @@ class Repairing:
         await self._upkeep.make_room(tree.digest, wanted_bytes)
         await trio.to_thread.run_sync(self._open_parts, files)
         resolved = Resolved(tree.digest, text, None, None)
-        transfer = await self._fetching.transfer(tree, files, resolved, search)
+        transfer = await self._fetching.transfer(
+            tree,
+            files,
+            resolved,
+            search,
+            stall_timeout_s=REPAIR_STALL_S,
+            rounds_alone_max=ROUNDS_ALONE_MAX,
+        )
         total_bytes = transfer.statistics().total_bytes
         if not transfer.machine.is_complete:
             progress(Progress("transfer", 0, total_bytes))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import trio
+
 from p2phub.digest import Digest
 from p2phub.node.api import Progress
 from p2phub.node.node import Node
@@ -122,3 +124,27 @@ async def test_what_the_user_moved_away_is_lacking_and_held_again_when_it_is_bac
         assert again.is_right
         assert "is as it was" in again.inconsistencies[0]
         assert await is_whole(a, content_id)
+
+
+async def test_a_repair_that_finds_nobody_ends_soon_and_is_told_once(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "b") as b:
+        async with node(tmp_path / "a") as a:
+            content_id = await publish(a, model)
+            await fetch(b, content_id, peers=(await address(a),))
+        weights = await object_named(b, content_id, "weights.bin")
+        rot(Home(tmp_path / "b").store / "data" / weights.hex()[:2] / weights.hex(), 1_000_000)
+        await b.upkeep.scrub(ignore)
+        with trio.fail_after(40):  # a fetch would wait for a minute
+            for _ in range(2):
+                (mended,) = await b.repairing.mend_damaged()
+                assert "fsck --repair" in mended.failure
+        told = [notice.message for notice in b._notices if notice.kind == "Repaired"]
+        assert len(told) == 1
+        assert "every 1 h" in told[0]
+        async with node(tmp_path / "a") as a:
+            await b.connect(await address(a))
+            (mended,) = await b.repairing.mend_damaged()
+            assert mended.failure == ""
+        assert await is_whole(b, content_id)
+        assert b._notices[-1].message == f"{content_id} is whole again"
