@@ -17,13 +17,14 @@ from p2phub.digest import Digest, Sha256
 from p2phub.errors import ContentError, CorruptChunk, NotHeld, StoreError, StoreFailed
 from p2phub.proto.manifest import FilePage, Manifest, document_kind
 from p2phub.store.base import INCONSISTENCIES_MAX, FileStamp, Inconsistency
+from p2phub.store.file_system import listed
 from p2phub.store.finishing import Finishing
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Entry, Journal, adopted, kept, let_go, parse_name, part
 from p2phub.store.packs import Location, numbers, scan
 from p2phub.store.parts import Parts
-from p2phub.store.rebuild import Rebuild, listed
+from p2phub.store.rebuild import Rebuild
 
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
 

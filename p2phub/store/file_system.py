@@ -357,6 +357,14 @@ class FileSystem:
         return status.f_bavail * status.f_frsize
 
 
+def listed(folder: Path) -> list[str]:
+    """The names in a folder; none where it can't be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
 def network_file_system(path: Path, mounts: str) -> str | None:
     """The type of the network file system that `path` lies on, or None if it is local.
 

@@ -6,7 +6,6 @@ Nothing here is ever read back, so a disk that refuses any of it is no news.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
@@ -16,7 +15,7 @@ from threading import Lock
 from p2phub.digest import Digest
 from p2phub.errors import StoreError
 from p2phub.paths import StoreFolder
-from p2phub.store.file_system import FileSystem
+from p2phub.store.file_system import FileSystem, listed
 
 QUARANTINE_BYTES_MAX = 64 << 20  # the newest stays also where it is larger alone
 QUARANTINE_FILES_MAX = 1000
@@ -33,17 +32,19 @@ class Quarantine:
         self._bytes = 0
         self._number = 0  # of the newest chunk
         found = []
-        with contextlib.suppress(OSError), os.scandir(folder.quarantine) as entries:
-            for entry in entries:
-                text = entry.name.rpartition("-")[2]
-                is_ours = text.isascii() and text.isdecimal() and len(text) <= 9
-                number = int(text) if is_ours else 0
-                self._number = max(self._number, number)
-                with contextlib.suppress(OSError):
-                    status = entry.stat(follow_symlinks=False)
-                    found.append((status.st_ctime_ns, number, status.st_size, entry.path))
+        for name in listed(folder.quarantine):
+            text = name.rpartition("-")[2]
+            is_ours = text.isascii() and text.isdecimal() and len(text) <= 9
+            number = int(text) if is_ours else 0
+            self._number = max(self._number, number)
+            path = folder.quarantine / name
+            try:
+                status = os.lstat(path)
+            except OSError:
+                continue
+            found.append((status.st_ctime_ns, number, status.st_size, path))
         for _, _, size, path in sorted(found):
-            self._count(Path(path), size)
+            self._count(path, size)
         self._trim()
 
     def keep(self, name: Digest, chunk: int, data: memoryview | bytes) -> None:
@@ -86,8 +87,10 @@ class Quarantine:
         ):
             oldest = next(iter(self._sizes))
             self._bytes -= self._sizes.pop(oldest)
-            with contextlib.suppress(StoreError, OSError):
+            try:
                 if stat.S_ISDIR(os.lstat(oldest).st_mode):
                     shutil.rmtree(oldest)
                 else:
                     self._files.remove(oldest)
+            except (StoreError, OSError):
+                continue

@@ -16,7 +16,7 @@ from p2phub.paths import StoreFolder
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import FileStamp, ObjectState
-from p2phub.store.file_system import FileSystem, failures
+from p2phub.store.file_system import FileSystem, failures, listed
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index, ObjectRow, SegmentRow
 from p2phub.store.journal import Journal, parse_name
@@ -179,11 +179,3 @@ class Rebuild:
             self._holdings.dropped(stale)
         self._holdings.added(row.digest, segments)
         return self._holdings.object(id)
-
-
-def listed(folder: Path) -> list[str]:
-    """The names in a folder; none where it can't be read."""
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
