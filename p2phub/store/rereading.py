@@ -100,6 +100,8 @@ class Rereading:
                 file.sha256.update(buffer[:got])
                 file.offset += got
                 done += got
+            if file.offset >= file.row.size:
+                files.sync(descriptor, file.path)  # a power cut takes the new stamp back otherwise
             is_same = FileStamp.of(files.status(descriptor, file.path)) == file.stamp
             return done if is_same else 0
         finally:

@@ -31,7 +31,8 @@ from tests.trust.builders import Publisher
 
 LIVES_PER_HOME = 8  # endings that one home lives through before a new one is begun
 VERSIONS = 24  # of signed metadata
-INTENTS = ("begin", "removing", "collecting")  # from when on older promises may be broken
+# From when on older promises may be broken.
+INTENTS = ("begin", "removing", "collecting", "rotting")
 
 
 class EndingFileSystem(FileSystem):

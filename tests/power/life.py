@@ -1,5 +1,6 @@
 """The life of a node's disk: publish, fetch, export, collect, refresh trust, over and over, each
-time with other files; and what must hold whenever it ends.
+time with other files; now and then the disk damages something, which is found and fetched again.
+And what must hold whenever it ends.
 
 Every promise is told the moment it is made: by what was told, another process judges what is left.
 """
@@ -16,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from p2phub.digest import Digest, digest
-from p2phub.errors import NotHeld
+from p2phub.errors import CorruptChunk, NotHeld
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.manifest import FilePage, Manifest
 from p2phub.proto.messages import Run
@@ -30,6 +31,7 @@ from tests.trust.builders import NOW
 
 Tell = Callable[[str, int], None]
 Files = Mapping[str, bytes]  # signed metadata by name
+MEND_EVERY = 3  # lives: reading all again makes many calls, and others are to be met too
 IDLE_S = 7200.0  # later than now: parts that nobody keeps are collected too
 
 
@@ -129,6 +131,8 @@ class Life:
         steps: list[Callable[[], None]] = [
             self.fetch, self.publish, lambda: self.refresh(versions), lambda: self.let_go(old),
         ]  # fmt: skip
+        if number % MEND_EVERY == 0:
+            steps.append(lambda: self.mend(old))
         random.Random(number).shuffle(steps)
         self._tell("begin", number)
         for step in steps:
@@ -211,6 +215,57 @@ class Life:
         if len(old) > 2:
             self._tell("collected", old[0])
 
+    def mend(self, old: list[int]) -> None:
+        """What the disk damages is found by fsck and scrub and fetched again; a file of the user's
+        that was touched is read again.
+        """
+        store, kept = self._store, [n for n in old if self._is_release_kept(n)]
+        if kept:
+            self._tell("rotting", kept[-1])
+            try:
+                self._damage(Generation(kept[-1]))
+            except OSError as error:
+                raise Unwritable from error
+        begun_s = time.time()
+        store.recheck()
+        store.check(is_repair=True)
+        while not store.scrub(begun_s, time.time()).is_over:
+            pass
+        for _ in range(2):  # a round that was under way, and one from the start
+            while not store.reread(10_000, time.time() + IDLE_S).is_over:
+                pass
+        store.withdrawn()
+        for number in kept:
+            big = Generation(number).big
+            status = store.status(big.object)
+            if status is None or status.state is not ObjectState.COMPLETE:
+                store.put(big.documents)
+                store.open_part(big.object)
+                self._write(big, big.runs())
+                store.finish(big.object)
+            self._tell("mended", number)
+        store.damaged()
+
+    def _is_release_kept(self, number: int) -> bool:
+        """Whether an old release was not let go in this very life."""
+        digest = Generation(number).fetched_release[0].digest
+        return digest in {release.manifest for release in self._store.releases()}
+
+    def _damage(self, of: Generation) -> None:
+        """A bad sector in a whole file, or all of it gone; and a touch of what is the user's."""
+        name = of.big.object.hex()
+        path = self._home.root / "store" / "data" / name[:2] / name
+        if self._generation.number % 2:
+            path.unlink(missing_ok=True)
+        else:
+            # A new file, since a tree may be a second name of the old one.
+            data = bytearray(of.big.data)
+            data[len(data) // 2] ^= 1
+            rotten = path.with_name("rotten")
+            rotten.write_bytes(data)
+            rotten.replace(path)
+        (self._home.root / "out" / f"{of.number}" / "sub" / "placed").chmod(0o600)
+
     def _write(self, file: SampleFile, runs: list[Run]) -> None:
         for run in runs:
             first = file.pages.index(run.page) * file.segment_chunks
@@ -233,10 +288,17 @@ class Promises:
             case "trusted":
                 self.trusted = max(self.trusted, number)
             case "removing":
-                for fact in ("documents", "bits", "whole", "small", "fetched", "pinned"):
+                for fact in ("documents", "bits", "whole", "small", "fetched", "rotten", "pinned"):
                     self._facts.discard((fact, number))
+            case "rotting":
+                for fact in ("bits", "whole", "fetched"):
+                    self._facts.discard((fact, number))
+                self._facts.add(("rotten", number))
+            case "mended":
+                self._facts.discard(("rotten", number))
+                self._facts |= {(fact, number) for fact in ("bits", "whole", "fetched")}
             case "collecting":
-                kept = {of for fact, of in self._facts if fact == "fetched"}
+                kept = set(self.kept())
                 self._facts = {
                     (fact, of)
                     for fact, of in self._facts
@@ -247,7 +309,12 @@ class Promises:
 
     def kept(self) -> list[int]:
         """Generations whose fetched release is kept, oldest first."""
-        return sorted(number for what, number in self._facts if what == "fetched")
+        return sorted(number for what, number in self._facts if what in ("fetched", "rotten"))
+
+    def _rotten(self) -> set[Digest]:
+        """What the disk damaged, or the user touched, and nobody has mended yet."""
+        generations = [Generation(of) for what, of in self._facts if what == "rotten"]
+        return {file.object for of in generations for file in (of.big, of.placed)}
 
     def check(self, home: Home) -> list[str]:
         """What is wrong with a home; nothing, after every cut."""
@@ -259,9 +326,9 @@ class Promises:
             except Exception as error:  # whatever it is, the promise is broken
                 faults.append(f"lost: {what} {number}: {error!r}")
         faults += self._false_chunks(home)
-        faults += [f"withdrawn: {one.reason}" for one in home.store.withdrawn()]
-        if home.store.recheck():
-            faults.append("a file of the user's is said to have changed")
+        home.store.recheck()
+        lost = [one for one in home.store.withdrawn() if one.object not in self._rotten()]
+        faults += [f"withdrawn: {one.reason}" for one in lost]
         faults += self._lowered(home)
         return faults
 
@@ -275,6 +342,7 @@ class Promises:
                         store.get(name)
                     except Exception as error:
                         faults.append(f"false: chunk of generation {number}: {error!r}")
+        rotten = self._rotten()
         for status in store.objects():
             try:
                 segments = ObjectRecord.decode(store.get(status.object)).segments
@@ -286,7 +354,9 @@ class Promises:
                         reader = store.span_reader([Run(segment.digest, index, index + 1)])
                         reader.read(0, 1, memoryview(bytearray(sum(reader.lengths))))
                     except Exception as error:
-                        faults.append(f"false: bit {index}: {error!r}")
+                        is_found = isinstance(error, (CorruptChunk, NotHeld))
+                        if not is_found or status.object not in rotten:
+                            faults.append(f"false: bit {index}: {error!r}")
         return faults
 
     def _lowered(self, home: Home) -> list[str]:
@@ -332,6 +402,8 @@ def _is_kept(home: Home, what: str, of: Generation) -> bool:
             files_there = read_all(store, of.big) == of.big.data
             files_there &= read_all(store, of.placed) == of.placed.data
             return files_there and fetched in releases and _is_kept(home, "small", of)
+        case "rotten":  # what is left of `fetched`, and the user's own copy
+            return fetched in releases and _is_kept(home, "small", of)
         case "pinned":
             return releases[fetched].is_pinned
         case "taken":
