@@ -142,7 +142,10 @@ class BadPassphrase(UsageError):
 
 
 class NoSuchFile(UsageError):
-    """The release holds no file of this name. List its files with `p2phub show`."""
+    """There is no such file or folder, here or in the release.
+
+    `p2phub show` lists the files of a release.
+    """
 
     exit_code = 12
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2phub.errors import BadSetting
+from p2phub.errors import BadSetting, UsageError
 
 HOME_VARIABLE = "P2PHUB_HOME"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]{0,127}")
@@ -284,6 +284,10 @@ class HubCache:
 
     @property
     def repository(self) -> Path:
+        """Raises UsageError for a name that no repository can have."""
+        parts = self.name.split("/")
+        if len(parts) > 2 or not all(map(_PLAIN.fullmatch, parts)):
+            raise UsageError(f"{self.name[:80]!r} is no name of a repository: [owner/]name")
         return self.root / "--".join([f"{self.kind}s", *self.name.split("/")])
 
     @property
@@ -338,13 +342,14 @@ class OllamaModels:
         return self.root / "blobs" / f"sha256-{plain(sha256_hex)}"
 
     def manifest(self, name: str) -> Path:
-        """The manifest that `ollama run NAME` reads. Raises BadSetting."""
+        """The manifest that `ollama run NAME` reads. Raises UsageError."""
         path, _, tag = name.partition(":") if ":" in name.rpartition("/")[2] else (name, "", "")
         parts = path.split("/")
         parts = [_OLLAMA_HOST, _OLLAMA_OWNER][: max(0, 3 - len(parts))] + parts
-        if len(parts) != 3:
-            raise BadSetting(f"{name[:80]!r} is no name of ollama's: [owner/]model[:tag]")
-        return self.root.joinpath("manifests", *(plain(p) for p in parts), plain(tag or "latest"))
+        parts.append(tag or "latest")
+        if len(parts) != 4 or not all(map(_PLAIN.fullmatch, parts)):
+            raise UsageError(f"{name[:80]!r} is no name of ollama's: [owner/]model[:tag]")
+        return self.root.joinpath("manifests", *parts)
 
 
 TREE_UNDER_WAY = f"{PART_FOLDER}-"  # and a random rest: beside the place a tree shall appear at

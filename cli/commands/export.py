@@ -39,7 +39,8 @@ def export(
     p2phub export hf REF        into the Hugging Face Hub's cache ($HF_HUB_CACHE, $HF_HOME)
     p2phub export ollama REF    a GGUF file, into ollama's models ($OLLAMA_MODELS)
 
-    Blocks are shared where the file system can; else files are copied, or linked with --link.
+    Blocks are shared where the file system can; else files are copied, or linked with --link. What
+    lies in folders of yours is never linked: an edit of the one would change the other.
     """
     tool, reference = (first, second) if first in ("hf", "ollama") else ("folder", first)
     if tool == "folder":
@@ -65,6 +66,11 @@ def export(
         f"{plural(done['file_count'], 'file')}, {size_text(done['data_size'])}: {done['method']}; "
         f"{size_text(done['extra_bytes'])} more on disk"
     )
+    if link and "copy" in done["method"]:
+        note(
+            "what lies in folders of yours, or is small, was copied: only the store's own read-only"
+            " files are linked"
+        )
     if tool != "folder":
         note(f"{tool} finds it as {visible(done['name'])}")
     out(visible(done["path"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from p2phub.cli.commands.publish import commit
@@ -55,6 +57,11 @@ def import_(
     tool = first if second is not None else "folder"
     if tool not in ("hf", "ollama", "folder"):
         raise UsageError("what comes first is hf, ollama, or a folder alone")
+    if first in ("hf", "ollama") and second is None and not Path(first).is_dir():
+        what = "repository, as in p2phub import hf ORG/NAME"
+        if first == "ollama":
+            what = "model, as in p2phub import ollama NAME:TAG"
+        raise UsageError(f"name the {what}")
     if (name is None) != (version is None):
         raise UsageError("a signed release needs both --name and --version")
     if tool == "folder":

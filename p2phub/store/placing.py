@@ -391,8 +391,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _in_the_way(folder: Path, paths: Sequence[str]) -> DestinationExists:
     shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    is_file = list(paths) == ["."]
+    what = f"{folder} is no folder" if is_file else f"{folder} holds something else at {shown}"
     return DestinationExists(
-        f"{folder} holds something else at {shown}: nothing was overwritten; choose another folder",
+        f"{what}: nothing was overwritten; choose another folder",
         folder=str(folder), paths=list(paths[:100]),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2phub.errors import DigestMismatch
+from p2phub.errors import DigestMismatch, UsageError
 from tests.cli.running import Terminal
 from tests.control.serving import controlled
 from tests.node.real_nodes import node, publish, same_files, write_model
@@ -56,3 +56,53 @@ async def test_half_a_name_is_refused(tmp_path: Path, capsys: Capture) -> None:
             ("export", "lab/x", str(tmp_path), "--as", "x"),
         ):
             assert (await p2phub(*arguments)).code == 2
+
+
+GARBAGE = [
+    (("import", "hf"), "hf ORG/NAME"),
+    (("import", "ollama"), "ollama NAME:TAG"),
+    (("import", "hf", "a/b/c"), "no name of a repository"),
+    (("import", "hf", "../../etc"), "no name of a repository"),
+    (("import", "hf", "a b"), "no name of a repository"),
+    (("import", "ollama", "../x"), "no name of ollama's"),
+    (("import", "ollama", ""), "no name of ollama's"),
+    (("import", "ollama", "a/b/c/d"), "no name of ollama's"),
+    (("export", "hf", "ID", "--as", "bad name"), "no name of a repository"),
+    (("export", "hf", "ID", "--as", "../evil"), "no name of a repository"),
+    (("export", "hf", "ID", "--as", "/"), "no name of a repository"),
+]
+
+
+async def test_names_that_no_tool_knows_are_refused_and_leave_nothing(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    async with node(tmp_path / "a") as a, controlled(a, tmp_path) as home:
+        p2phub = Terminal(home, capsys)
+        content_id = await publish(a, write_model(tmp_path / "model"))
+        for words, said in GARBAGE:
+            done = await p2phub(*(content_id if word == "ID" else word for word in words))
+            assert (done.code, done.out) == (UsageError.exit_code, ""), (words, done.err)
+            assert said in done.err, words
+        absent = await p2phub("import", str(tmp_path / "nowhere"))
+        assert "There is no such file or folder" in absent.err
+        not_a_folder = await p2phub("export", content_id, str(tmp_path / "model" / "README.md"))
+        assert "is no folder" in not_a_folder.err
+        assert not (tmp_path / "hub").exists()
+        assert not (tmp_path / "ollama").exists()
+
+
+async def test_a_link_that_would_be_of_the_users_own_file_is_a_copy_and_says_so(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    async with node(tmp_path / "a") as a, controlled(a, tmp_path) as home:
+        p2phub = Terminal(home, capsys)
+        content_id = await publish(a, write_model(tmp_path / "model"))
+        if not a._store.usage().adopted_bytes:
+            pytest.skip("this file system shares blocks, so nothing is used in place")
+        words = ("export", content_id, str(tmp_path / "out"))
+        assert "was copied" not in (await p2phub(*words)).err
+        linked = await p2phub("export", content_id, str(tmp_path / "linked"), "--link", "hardlink")
+        assert "only the store's own read-only files are linked" in linked.err
+        assert (tmp_path / "linked" / "weights.bin").stat().st_nlink == 1
