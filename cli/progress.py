@@ -37,7 +37,7 @@ class ProgressLine:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._shown = not as_json and sys.stderr.isatty()
-        self._pause = ""  # what is waited for, as it was said last
+        self._pause = ""  # the kind of error that is waited for, as it was said last
 
     def __enter__(self) -> Self:
         return self
@@ -63,15 +63,16 @@ class ProgressLine:
     def _tell_pause(self, progress: Json) -> None:
         """Say a pause and its end once, where no line shows it or the line will be gone."""
         stage = progress.get("stage")
-        note = visible(progress.get("note") or "") if stage == "paused" else ""
+        pause = progress.get("pause") or {}
+        kind = str(pause.get("kind")) if stage == "paused" else ""
         # Looking again begins like any fetch; only bytes say that it goes on.
-        if note == self._pause or (not note and stage not in ("transfer", "complete")):
+        if kind == self._pause or (not kind and stage not in ("transfer", "complete")):
             return
-        self._pause = note
+        self._pause = kind
         if self._as_json:
             text = json.dumps({"progress": progress})
-        elif note:
-            left = duration(float((progress.get("pause") or {}).get("left_s") or 0))
+        elif kind:
+            left, note = duration(float(pause.get("left_s") or 0)), visible(progress.get("note"))
             text = f"paused: {note}. It waits for {left} (see --wait-for-room); Ctrl-C ends it"
         else:
             text = "it goes on"

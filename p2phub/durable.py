@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from p2phub.errors import StoreError, StoreFailed, StoreFull
 
@@ -50,6 +52,23 @@ def failures(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure(error, path) from error
+
+
+class Room(NamedTuple):
+    """Room on one disk."""
+
+    folder: Path  # that is there: the one asked about, or the nearest above it
+    free: int  # bytes, for us
+    total: int  # bytes of the whole disk
+
+
+def room_at(folder: Path) -> Room:
+    """Raises StoreFailed where the disk does not say."""
+    with failures(folder):
+        while not folder.exists():
+            folder = folder.parent
+        disk = shutil.disk_usage(folder)
+    return Room(folder, disk.free, disk.total)
 
 
 def check_writable(folder: Path) -> None:

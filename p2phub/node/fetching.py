@@ -9,7 +9,6 @@ a disk was full or away for a while (pausing.py).
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ import trio
 
 from p2phub.digest import Digest
 from p2phub.display import size_text
+from p2phub.durable import room_at
 from p2phub.errors import (
     CorruptChunk,
     DestinationExists,
@@ -246,15 +246,12 @@ class Fetching:
             status = self._store.status(file.object)
             if status is None or status.state is not ObjectState.COMPLETE:
                 wanted_bytes += file.size - (_room_taken(status) if status is not None else 0)
-        where = plan.folder or self._home.store
-        while not where.exists():
-            where = where.parent
-        disk = shutil.disk_usage(where)
+        disk = room_at(plan.folder or self._home.store)
         if wanted_bytes > 0 and wanted_bytes + ROOM_SLACK_BYTES > disk.free:
             raise StoreFull(
                 f"{size_text(wanted_bytes)} of room are needed and {size_text(disk.free)} are free "
-                f"on {where}, of which {size_text(ROOM_SLACK_BYTES)} are left alone",
-                path=str(where),
+                f"on {disk.folder}, of which {size_text(ROOM_SLACK_BYTES)} are left alone",
+                path=str(disk.folder),
                 needed=wanted_bytes + ROOM_SLACK_BYTES,
                 free=disk.free,
                 limit=disk.total,

@@ -10,14 +10,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from p2phub.display import size_text
-from p2phub.durable import check_writable, failure
+from p2phub.durable import check_writable, room_at
 from p2phub.errors import StoreError, StoreFailed, StoreFull
 from p2phub.node.api import Fetched, FetchRequest, Pause, PeerShare, Progress, ProgressSink
 from p2phub.node.api import Transfer as TransferView
@@ -101,7 +100,7 @@ class PausableFetch:
 
     def on_transfer(self) -> None:
         """Parts were opened, in the user's folder if there is one."""
-        self._has_parts = self._part_folder is not None and self._part_folder.is_dir()
+        self._has_parts = self._part_folder is not None and os.path.isdir(self._part_folder)
 
     def on_transferred(self) -> None:
         """All is here, and is brought to its place from now on."""
@@ -170,16 +169,12 @@ class PausableFetch:
         check_writable(StoreFolder(self._pauses.home.store).scratch)
         if self._part_folder is not None and self._has_parts:
             check_writable(self._part_folder)
-        elif destination is not None and destination.is_dir():
+        elif destination is not None and os.path.isdir(destination):
             check_writable(destination)
         path, needed = error.facts.get("path"), error.facts.get("needed")
         if path is None or not isinstance(needed, int) or "free" not in error.facts:
             return
-        where = Path(str(path))
-        try:
-            free_bytes = shutil.disk_usage(where).free
-        except OSError as gone:
-            raise failure(gone, where) from gone
+        free_bytes = room_at(Path(str(path))).free
         if free_bytes < needed:
             raise type(error)(str(error), **{**error.facts, "free": free_bytes})
 
@@ -209,7 +204,9 @@ def _what(error: StoreError) -> str:
     lacking_bytes, path = _lacking_bytes(error), error.facts.get("path")
     if isinstance(error, StoreFailed):
         number = error.facts.get("errno")
-        reason = os.strerror(number) if isinstance(number, int) else str(error.facts["reason"])
+        if not isinstance(number, int):
+            return str(error)  # of the index
+        reason = os.strerror(number)
         return f"the disk refuses at {path} ({reason}): it goes on once files can be written there"
     if "room" in error.facts:
         room = f"{size_text(lacking_bytes or 0)} more room is needed within store_max"

@@ -59,7 +59,7 @@ def list_folder(folder: Path) -> FolderListing:
     HostilePath, UnpublishableFile, TooLarge.
     """
     root = Path(os.path.realpath(folder))
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise NoSuchFile(f"{folder} is not a folder; name the folder that holds the files")
     files: list[FoundFile] = []
     passed_over: list[PassedOver] = []

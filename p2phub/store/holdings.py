@@ -242,6 +242,7 @@ class Holdings:
             self.check_mounted(path if row.kind == "part" else None)
             reason = "was removed"
         except StoreFailed as error:
+            self._open.drop(object.file_key)  # the disk may come back as another one
             if row.kind != "adopted" or error.facts.get("errno") not in _REPLACED:
                 raise
             reason = "was replaced or can't be read any more"

@@ -69,7 +69,7 @@ def list_snapshot(cache: HubCache, commit: str) -> list[NamedFile]:
     Raises NoSuchFile, NothingToPublish, HostilePath, UnpublishableFile.
     """
     root = cache.snapshot(commit)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise NoSuchFile(f"{root} is not there: see `hf cache ls`", path=str(root))
     said = _read_tree(cache.tree(commit))
     found: list[NamedFile] = []

@@ -429,6 +429,12 @@ def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
         error, (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError)
     ):
         raise error  # a bug, not a disk
+    if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return StoreFailed(
+            f"the disk refused the index at {path} ({name}). What is held is untouched: check the"
+            " disk; if it was taken out, start the daemon again once it is back",
+            **facts,
+        )
     return StoreFailed(
         f"the index at {path} can't be used ({name}: {error}). What is held is untouched:"
         " stop the daemon,"

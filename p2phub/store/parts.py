@@ -206,6 +206,7 @@ class Parts:
                 self.release(object)
                 with object.lock:
                     object.forget_pending({})
+                    self._holdings.replaced(object)  # nor read by: who holds a disk keeps it in
 
     def pack(self, page: Digest, chunks: Sequence[tuple[int, Digest, memoryview]]) -> None:
         """Verified chunks (entry of the page, name, bytes) that are files of their own."""
@@ -310,6 +311,7 @@ class Parts:
                 self.release(object)
                 with object.lock:
                     object.forget_pending(pending)
+                    self._holdings.replaced(object)
         with self._packing:
             self._commit_checkpoint(synced, packed, errors)
         for object, pending in synced:
