@@ -33,10 +33,18 @@ class Rarity:
 
     def __init__(self) -> None:
         self._planes: list[int] = []
+        # To be added before anybody looks: what many peers say of different spans is one addition.
+        self._added = 0
 
     def add(self, spans: int) -> None:
         """One more peer holds each of these spans."""
-        carry, position = spans, 0
+        if self._added & spans:
+            self._count_added()
+        self._added |= spans
+
+    def _count_added(self) -> None:
+        carry, position = self._added, 0
+        self._added = 0
         while carry:
             if position == len(self._planes):
                 self._planes.append(0)
@@ -47,6 +55,7 @@ class Rarity:
 
     def remove(self, spans: int) -> None:
         """One peer less holds each of these spans; each must have been added."""
+        self._count_added()
         borrow, position = spans, 0
         while borrow:
             plane = self._planes[position]
@@ -56,6 +65,7 @@ class Rarity:
 
     def rarest(self, spans: int) -> int:
         """Those of `spans` that the fewest peers hold."""
+        self._count_added()
         for plane in reversed(self._planes):
             rarer = spans & ~plane
             if rarer:
@@ -64,13 +74,14 @@ class Rarity:
 
     def held(self) -> int:
         """The spans that at least one peer holds."""
-        found = 0
+        found = self._added
         for plane in self._planes:
             found |= plane
         return found
 
     def shared(self) -> int:
         """The spans that at least two peers hold."""
+        self._count_added()
         found = 0
         for plane in self._planes[1:]:
             found |= plane
@@ -78,6 +89,7 @@ class Rarity:
 
     def count(self, span: int) -> int:
         """How many peers hold a span."""
+        self._count_added()
         return sum((plane >> span & 1) << position for position, plane in enumerate(self._planes))
 
 

@@ -184,9 +184,10 @@ class Download:
         if state is None or number is None or number not in state.asked:
             return False
         gained = self._availability.add_entries(state.holdings, number, entries)
-        if is_news := state.is_ready and bool(gained & self._picker.open or state.holdings.part):
-            self._hungry[peer] = None
-        return is_news
+        if not (gained & self._picker.open or state.holdings.part) or not state.is_ready:
+            return False
+        self._hungry[peer] = None
+        return True
 
     def held_by(self, peer: Peer, page: Digest) -> int:
         """What a peer said it holds of a page: a set of entries, as far as they matter here."""

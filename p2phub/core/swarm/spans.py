@@ -226,9 +226,15 @@ class SpanPlanner:
         """
         page = self.pages[number]
         base = page.base
-        position = bisect_right(self._line, base + entry) - 1
-        if position < 0:
-            return None, None
+        at, line = base + entry, self._line
+        # Spans are about equally long, so it is near here: a search would touch the whole line.
+        near = at * len(line) // self._end
+        if near < len(line) - 1 and line[near] <= at < line[near + 1]:
+            position = near
+        else:
+            position = bisect_right(line, at) - 1
+            if position < 0:
+                return None, None
         index = self._line_spans[position]
         start, stop = self._line[position] - base, self._stops[index] - base
         if stop <= entry:
