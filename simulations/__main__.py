@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument("--size-mib", type=int, default=64)
     parser.add_argument("--chunk-kib", type=int, default=256)
+    parser.add_argument("--span-kib", type=int, help="as the daemon cuts them if not given")
     parser.add_argument("--up-mbit", type=int, default=100)
     parser.add_argument("--down-mbit", type=int, default=400)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         seed=chosen.seed,
         size_bytes=chosen.size_mib * MIB,
         chunk_bytes=chosen.chunk_kib * 1024,
+        span_bytes=chosen.span_kib and chosen.span_kib * 1024,
         up_bytes_per_s=chosen.up_mbit * MBIT,
         down_bytes_per_s=chosen.down_mbit * MBIT,
     )

@@ -5,6 +5,7 @@ A broken rule ends the simulation with the rule's name.
 
 from __future__ import annotations
 
+from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.pipeline import REQUESTS_MAX as REQUESTS_PER_PEER_MAX
 from p2phub.core.swarm.uploads import REQUESTS_MAX as UPLOAD_REQUESTS_MAX
 from p2phub.digest import Digest
@@ -19,18 +20,24 @@ class Checkers:
     def __init__(self) -> None:
         self.steps_count = 0
         self._verified_bytes: dict[str, int] = {}
-        self._seen_requests: dict[str, set[tuple[str, int]]] = {}
+        self._complete: dict[str, int] = {}  # sets of spans, by peer
 
-    def check(self, peer: SimulatedPeer) -> None:
-        """All rules, after one step of a peer."""
+    def check_download(self, peer: SimulatedPeer) -> None:
+        """After one step of a peer's download."""
         self.steps_count += 1
         self._progress_is_true_and_only_grows(peer)
-        self._queues_keep_their_bounds(peer)
-        self._spans_are_asked_twice_in_the_endgame_only(peer)
+        self._no_span_is_lost(peer)
+        if peer.asked_now:
+            self._nobody_is_asked_too_much(peer)
+            self._spans_are_asked_twice_in_the_endgame_only(peer)
+
+    def check_uploads(self, peer: SimulatedPeer) -> None:
+        """After one step of a peer's uploads."""
+        self.steps_count += 1
+        assert peer.uploads.requests_count <= UPLOAD_REQUESTS_MAX, f"{peer.name} queues too much"
+        assert len(peer.served) <= peer.uploads.slots_count, f"{peer.name} gives too many slots"
 
     def _progress_is_true_and_only_grows(self, peer: SimulatedPeer) -> None:
-        if peer.is_seed:
-            return
         verified_bytes = peer.download.verified_bytes
         assert verified_bytes == peer.held_bytes, f"{peer.name} counts bytes that were not verified"
         assert verified_bytes >= self._verified_bytes.get(peer.name, 0), (
@@ -38,41 +45,44 @@ class Checkers:
         )
         self._verified_bytes[peer.name] = verified_bytes
 
-    def _queues_keep_their_bounds(self, peer: SimulatedPeer) -> None:
-        counts: dict[str, int] = {}
-        for name, _ in peer.requests:
-            counts[name] = counts.get(name, 0) + 1
-        assert max(counts.values(), default=0) <= REQUESTS_PER_PEER_MAX, (
-            f"{peer.name} asks too much"
-        )
-        assert peer.uploads.requests_count <= UPLOAD_REQUESTS_MAX, f"{peer.name} queues too much"
-        unchoked = len(peer.uploads.unchoked)
-        assert unchoked <= peer.uploads.slots_count, f"{peer.name} gives too many slots"
+    def _nobody_is_asked_too_much(self, peer: SimulatedPeer) -> None:
+        names = [name for name, _ in peer.requests]
+        for name in {name for name, _ in peer.asked_now}:
+            assert names.count(name) <= REQUESTS_PER_PEER_MAX, f"{peer.name} asks too much"
 
     def _spans_are_asked_twice_in_the_endgame_only(self, peer: SimulatedPeer) -> None:
-        seen = self._seen_requests.get(peer.name, set())
-        new = peer.requests.keys() - seen
-        if not new:
-            return
-        self._seen_requests[peer.name] = set(peer.requests)
-        asked: dict[tuple[Digest, int], int] = {}
-        twice = False
-        for span in peer.requests.values():
+        fresh = set(peer.asked_now)
+        asked: dict[tuple[Digest, int], int] = {}  # place -> how often
+        begun_before: set[tuple[Digest, int]] = set()
+        for key, span in peer.requests.items():
             for run in span.runs:
                 place = (run.page, run.start)
                 asked[place] = asked.get(place, 0) + 1
                 assert asked[place] <= 2, f"{peer.name} asks three peers for one chunk"
-                twice = twice or asked[place] == 2
-        if twice and any(peer.requests[key].runs for key in new):
-            old = {
-                (run.page, run.start)
-                for key in seen & peer.requests.keys()
-                for run in peer.requests[key].runs
-            }
-            fresh = {(run.page, run.start) for key in new for run in peer.requests[key].runs}
-            assert not old & fresh or peer.download.is_endgame, (
-                f"{peer.name} asks twice before the endgame"
-            )
+                if key not in fresh:
+                    begun_before.add(place)
+        for key in fresh & peer.requests.keys():
+            for run in peer.requests[key].runs:
+                is_twice = (run.page, run.start) in begun_before
+                assert not is_twice or peer.download.is_endgame, (
+                    f"{peer.name} asks twice before the endgame"
+                )
+
+    def _no_span_is_lost(self, peer: SimulatedPeer) -> None:
+        """Each span is complete, or open, or in flight; and only one of these."""
+        planner, open_spans = peer.download._planner, peer.download._picker.open
+        in_flight = 0
+        for span in peer.requests.values():
+            in_flight |= 1 << span.index
+        assert not open_spans & in_flight, f"{peer.name} would ask again for what it asked for"
+        complete = self._complete.get(peer.name, 0)
+        missing = open_spans | in_flight
+        assert not missing & complete, f"{peer.name} fetches again what it has"
+        others = bitsets.interval(0, len(planner)) & ~missing & ~complete
+        if others:
+            for index in bitsets.iterate(others):
+                assert planner.is_span_complete(index), f"{peer.name} lost span {index}"
+            self._complete[peer.name] = complete | others
 
     def check_end(self, peer: SimulatedPeer) -> None:
         """When a peer is done: nothing was lost, and little was paid twice."""

@@ -83,7 +83,10 @@ class Link:
             self._engine.now - parcel.size_bytes / self.down_bytes_per_s, self._down_free_at
         )
         self._down_free_at = start + parcel.size_bytes / self.down_bytes_per_s
-        self._engine.at(self._down_free_at, self._on_arrived, parcel)
+        if self._down_free_at > self._engine.now:
+            self._engine.at(self._down_free_at, self._on_arrived, parcel)
+        else:
+            self._on_arrived(parcel)
 
     def _on_arrived(self, parcel: Parcel) -> None:
         self.received_bytes += parcel.size_bytes

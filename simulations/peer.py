@@ -1,8 +1,9 @@
 """One simulated node: the daemon's `Download`, `Uploads` and `Offers`, carried out over a link.
 
-It does what p2phub.node does: hands events to the machines, carries out their actions, sends
-have-deltas every DELTA_INTERVAL_S, and calls the machines in batches. Messages take the link's
-delay; chunks take the link.
+It does what p2phub.node does: hands events to the machines, carries out their actions, tells
+watchers what is new at once and then not again for DELTA_PERIOD_S, tells no downloader what it said
+to hold itself, and calls the machines in batches. Messages take the link's delay; chunks take the
+link.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from p2phub.proto.messages import Run
 from simulations.content import Content
 from simulations.engine import Engine
 from simulations.links import Link, Parcel
+from simulations.loop import Loop
 
-BATCH_S = 0.005  # the node looks after its machines at most 200 times a second
-DELTA_INTERVAL_S = 0.1  # between two have-deltas
+DELTA_PERIOD_S = 0.1  # between two words on what is new
 
 
 class Conduct(Enum):
@@ -57,9 +58,11 @@ class SimulatedPeer:
         content: Content,
         rng: random.Random,
         *,
+        span_bytes: int | None = None,
         is_seed: bool = False,
         conduct: Conduct = Conduct.HONEST,
-        on_step: Callable[[SimulatedPeer], None] = lambda peer: None,
+        on_downloaded: Callable[[SimulatedPeer], None] = lambda peer: None,
+        on_uploaded: Callable[[SimulatedPeer], None] = lambda peer: None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -73,17 +76,23 @@ class SimulatedPeer:
         self.held_bytes = 0
         self.neighbours: dict[str, SimulatedPeer] = {}
         self.requests: dict[tuple[str, int], Span] = {}  # in flight, as this peer knows
-        self._on_step = on_step
+        self._on_downloaded = on_downloaded  # called after each step of a machine
+        self._on_uploaded = on_uploaded
+        self.asked_now: list[tuple[str, int]] = []  # the requests of this step
+        self.served: set[str] = set()  # who was given an upload slot
         self._watchers: dict[str, set[Digest]] = {}  # who asked for which pages
         self._gained: dict[Digest, list[int]] = {}  # since the last delta
+        self._told_at = float("-inf")  # the last delta
+        self.deltas_count = 0  # sent: each to all who watch
+        self.told_count = 0  # chunks in them, for each who was told
         # What was started, by peer and id.
         self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
-        self._is_awaited = False  # a step is planned
-        self._step_at: float | None = None  # a timer is planned
         size_bytes = content.size_bytes
-        self.download = Download(size_bytes, rng)
+        self._download = Download(size_bytes, rng, span_bytes=span_bytes)
+        self._news: list[tuple[str, Digest, Sequence[int]]] = []  # that the machine didn't hear yet
+        self._givers: set[str] = set()  # who gives this peer a slot
         self.uploads = Uploads(rng)
-        self.offers = Offers(name, size_bytes) if is_seed else None
+        self.offers = Offers(name, size_bytes, span_bytes) if is_seed else None
         for page, lengths in content.pages.items():
             everything = bitsets.interval(0, len(lengths))
             self.held[page] = everything if is_seed else 0
@@ -94,7 +103,23 @@ class SimulatedPeer:
         if self.offers is not None:
             self.offers.on_pages_complete()
         self.held_bytes = size_bytes if is_seed else 0
-        self.step_soon()
+        self._downloading = Loop(engine, self._download_step, self._download.next_deadline)
+        self._serving = Loop(engine, self._upload_step, self._next_upload_deadline)
+
+    @property
+    def download(self) -> Download:
+        """The machine, once it has heard all news."""
+        if self._news:
+            self._hear_news()
+        return self._download
+
+    def _hear_news(self) -> bool:
+        """Hand the news to the machine; whether it has something to do."""
+        news, self._news = self._news, []
+        is_due = False
+        for name, page, entries in news:
+            is_due |= self._download.on_have_delta(name, page, entries, self.engine.now)
+        return is_due
 
     # ---- sessions ------------------------------------------------------------------------------
 
@@ -111,7 +136,8 @@ class SimulatedPeer:
             if one.offers is not None:
                 one.offers.on_peer(two.name, self.engine.now)
                 one.tell(two, two.on_ask, one, tuple(self.content.pages))
-            one.step_soon()
+            one._downloading.soon()
+            one._serving.soon()
 
     def leave(self) -> None:
         """Go away for good."""
@@ -132,15 +158,21 @@ class SimulatedPeer:
         if self.offers is not None:
             self.offers.on_peer_gone(name, self.engine.now)
         self._watchers.pop(name, None)
+        self.served.discard(name)
+        self._givers.discard(name)
         for key in [key for key in self.requests if key[0] == name]:
             del self.requests[key]
         self._uploading.pop(name, None)
-        self.step_soon()
+        self._downloading.soon()
+        self._serving.soon()
 
     def on_session_over(self, name: str) -> None:
         """A neighbour downloads no more; what it has it still gives."""
         self.uploads.on_peer_gone(name, self.engine.now)
+        self.served.discard(name)
+        self._watchers.pop(name, None)
         self._uploading.pop(name, None)
+        self._serving.soon()
 
     def tell(self, other: SimulatedPeer, hear: Callable[..., None], *arguments: object) -> None:
         """A message: `hear` is called at the other end after the delay, if both are still
@@ -153,7 +185,6 @@ class SimulatedPeer:
     ) -> None:
         if self.name in other.neighbours:
             hear(*arguments)
-            other.step_soon()
 
     # ---- messages ------------------------------------------------------------------------------
 
@@ -168,16 +199,23 @@ class SimulatedPeer:
             )
 
     def on_have(self, name: str, page: Digest, bits: bytes) -> None:
-        if not self.is_seed:
-            self.download.on_have(name, page, bits, self.engine.now)
         if self.offers is not None:
             self.offers.on_have(name, page, bits, self.engine.now)
+            self._serving.soon()
+        else:
+            self.download.on_have(name, page, bits, self.engine.now)
+            self._downloading.soon()
 
     def on_have_delta(self, name: str, page: Digest, entries: Sequence[int]) -> None:
-        if not self.is_seed:
-            self.download.on_have_delta(name, page, entries, self.engine.now)
         if self.offers is not None:
             self.offers.on_have_delta(name, page, entries, self.engine.now)
+            self._serving.soon()
+            return
+        # News of those who give no slot make no difference until the machine is asked what to do or
+        # who holds what: they wait, since many at once cost less.
+        self._news.append((name, page, entries))
+        if name in self._givers and self._hear_news():
+            self._downloading.soon()
 
     def on_request(self, name: str, request_id: int, span: Span) -> None:
         for run in span.runs:
@@ -185,22 +223,30 @@ class SimulatedPeer:
             assert self.held[run.page] & wanted == wanted, "a peer was asked for what it lacks"
         if self.conduct is not Conduct.SILENT:
             self.uploads.on_request(name, request_id, span.runs, span.size_bytes, self.engine.now)
+            self._serving.soon()
 
     def on_cancel(self, name: str, request_id: int) -> None:
         self.uploads.on_cancel(name, request_id, self.engine.now)
+        self._serving.soon()
 
     def on_reject(self, name: str, request_id: int, code: int) -> None:
         self.requests.pop((name, request_id), None)
         self.download.on_reject(name, request_id, code, self.engine.now)
+        self._downloading.soon()
 
     def on_choke(self, name: str) -> None:
-        self.download.on_choke(name, self.engine.now)
+        self._givers.discard(name)
+        self._download.on_choke(name, self.engine.now)
+        self._downloading.soon()
 
     def on_unchoke(self, name: str) -> None:
-        self.download.on_unchoke(name, self.engine.now)
+        self._givers.add(name)
+        self._download.on_unchoke(name, self.engine.now)
+        self._downloading.soon()
 
     def on_offer(self, name: str, run: Run) -> None:
-        self.download.on_offer(name, run, self.engine.now)
+        self._download.on_offer(name, run, self.engine.now)
+        self._downloading.soon()
 
     # ---- chunks --------------------------------------------------------------------------------
 
@@ -248,7 +294,7 @@ class SimulatedPeer:
                 return
             del queue[request_id]
             self.uploads.on_upload_done(name, request_id, self.engine.now)
-            self.step_soon()
+            self._serving.soon()
         if queue:
             self._send_chunk(name, next(iter(queue)), 0)
 
@@ -264,82 +310,82 @@ class SimulatedPeer:
         if sender.conduct is Conduct.LIAR:
             self.engine.record(self.name, "lied to by", sender.name)
             self.download.on_wrong_bytes(*key, now)
-            self.step_soon()
+            self._downloading.soon()
             return
         if not self.held[page] >> entry & 1:
             self.held[page] |= 1 << entry
             self.held_bytes += span.lengths[position]
             if not self._gained:
-                self.engine.after(DELTA_INTERVAL_S, self._send_deltas)
+                self.engine.at(self._told_at + DELTA_PERIOD_S, self._send_deltas)
             self._gained.setdefault(page, []).append(entry)
         self.uploads.on_received(sender.name, span.lengths[position], now)
         if position + 1 == span.chunk_count:
             del self.requests[key]
-            self.download.on_done(*key, now)
+            self._download.on_done(*key, now)
         else:
-            self.download.on_progress(*key, position + 1, now)
-        self.step_soon()
+            self._download.on_progress(*key, position + 1, now)
+        self._downloading.soon()
 
     def _send_deltas(self) -> None:
+        """Tell every watcher what it may lack: nobody is told of what it said to hold itself."""
         gained, self._gained = self._gained, {}
-        by_delay: dict[float, list[SimulatedPeer]] = {}
-        for name in self._watchers:
-            other = self.neighbours[name]
-            by_delay.setdefault(other.link.delay_s, []).append(other)
-        for delay_s, others in by_delay.items():
-            self.engine.after(delay_s, self._deliver_deltas, others, gained)
+        self._told_at = self.engine.now
+        self.deltas_count += 1
+        by_delay: dict[float, list[tuple[SimulatedPeer, Digest, Sequence[int]]]] = {}
+        download = self.download
+        for page, entries in gained.items():
+            news = bitsets.from_members(entries)
+            for name, pages in self._watchers.items():
+                if page not in pages:
+                    continue
+                other = self.neighbours[name]
+                known = 0 if other.is_seed else news & download.held_by(name, page)
+                if known == news:
+                    continue
+                self.told_count += (news & ~known).bit_count()
+                told = [entry for entry in entries if not known >> entry & 1] if known else entries
+                by_delay.setdefault(other.link.delay_s, []).append((other, page, told))
+        for delay_s, deltas in by_delay.items():
+            self.engine.after(delay_s, self._deliver_deltas, deltas)
 
-    def _deliver_deltas(self, others: list[SimulatedPeer], gained: dict[Digest, list[int]]) -> None:
-        for other in others:
-            watcher = other.neighbours.get(self.name)
-            if watcher is None:
-                continue
-            for page, entries in gained.items():
-                if page in self._watchers.get(other.name, ()):
-                    other.on_have_delta(self.name, page, entries)
-            if other.is_due:
-                other.step_soon()
+    def _deliver_deltas(self, deltas: list[tuple[SimulatedPeer, Digest, Sequence[int]]]) -> None:
+        name = self.name
+        for other, page, entries in deltas:
+            if name in other.neighbours:
+                other.on_have_delta(name, page, entries)
 
     # ---- carrying out --------------------------------------------------------------------------
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a machine has something to do now, or nobody knows."""
-        if self.offers is not None:
-            return True
-        due = self.download.next_deadline()
-        return due is not None and due <= self.engine.now
-
-    def step_soon(self) -> None:
-        """Something happened: look after the machines at the end of this batch."""
-        if not self._is_awaited:
-            self._is_awaited = True
-            self.engine.after(BATCH_S, self._step)
-
-    def _step(self) -> None:
-        self._is_awaited = False
+    def _download_step(self) -> None:
         now = self.engine.now
-        if not self.is_seed:
-            for action in self.download.next_actions(now):
-                match action:
-                    case SendRequest(name, request_id, span):
-                        self.requests[name, request_id] = span
-                        self._send(name, "on_request", request_id, span)
-                    case SendCancel(name, request_id):
-                        self.requests.pop((name, request_id), None)
-                        self._send(name, "on_cancel", request_id)
-                    case AskPages(name, pages):
-                        other = self.neighbours[name]
-                        self.tell(other, other.on_ask, self, pages)
-                    case DropPeer(name, reason):
-                        self.engine.record(self.name, "drops", name, reason.name)
-                        self.neighbours[name].on_gone(self.name)
-                        self.on_gone(name)
-            if self.download.is_complete and self.completed_at is None:
-                self.completed_at = now
-                self.engine.record(self.name, "complete")
-                for other in self.neighbours.values():  # the sessions it downloaded by
-                    self.tell(other, other.on_session_over, self.name)
+        self.asked_now.clear()
+        if self.is_seed:
+            return
+        for action in self.download.next_actions(now):
+            match action:
+                case SendRequest(name, request_id, span):
+                    self.requests[name, request_id] = span
+                    self.asked_now.append((name, request_id))
+                    self._send(name, "on_request", request_id, span)
+                case SendCancel(name, request_id):
+                    self.requests.pop((name, request_id), None)
+                    self._send(name, "on_cancel", request_id)
+                case AskPages(name, pages):
+                    other = self.neighbours[name]
+                    self.tell(other, other.on_ask, self, pages)
+                case DropPeer(name, reason):
+                    self.engine.record(self.name, "drops", name, reason.name)
+                    self.neighbours[name].on_gone(self.name)
+                    self.on_gone(name)
+        if self.completed_at is None and self.download.is_complete:
+            self.completed_at = now
+            self.engine.record(self.name, "complete")
+            for other in self.neighbours.values():  # the sessions it downloaded by
+                self.tell(other, other.on_session_over, self.name)
+        self._on_downloaded(self)
+
+    def _upload_step(self) -> None:
+        now = self.engine.now
         for upload in self.uploads.next_actions(now):
             match upload:
                 case StartUpload(name, request_id, runs):
@@ -347,9 +393,11 @@ class SimulatedPeer:
                 case StopUpload(name, request_id):
                     self._stop_upload(name, request_id)
                 case SendUnchoke(name):
+                    self.served.add(name)
                     if self.conduct is not Conduct.FREE_RIDER:
                         self._send(name, "on_unchoke")
                 case SendChoke(name):
+                    self.served.discard(name)
                     self._send(name, "on_choke")
                 case SendReject(name, request_id, code):
                     self._send(name, "on_reject", request_id, code)
@@ -357,29 +405,17 @@ class SimulatedPeer:
             for offer in self.offers.next_actions(now, self.uploads.served_max):
                 self._send(offer.peer, "on_offer", offer.run)
             self.uploads.withhold(self.offers.withheld, now)
-        self._on_step(self)
-        self._plan_timer()
+        self._on_uploaded(self)
+
+    def _next_upload_deadline(self) -> float | None:
+        due = self.uploads.next_deadline()
+        if self.offers is None:
+            return due
+        times = [time for time in (due, self.offers.next_deadline()) if time is not None]
+        return min(times, default=None)
 
     def _send(self, name: str, kind: str, *arguments: object) -> None:
         self.engine.record(self.name, kind, name, arguments[0] if arguments else None)
         other = self.neighbours.get(name)
         if other is not None:
             self.tell(other, getattr(other, kind), self.name, *arguments)
-
-    def _plan_timer(self) -> None:
-        times = [self.uploads.next_deadline()]
-        if not self.is_seed:
-            times.append(self.download.next_deadline())
-        if self.offers is not None:
-            times.append(self.offers.next_deadline())
-        time = min((time for time in times if time is not None), default=None)
-        is_planned = self._step_at is not None and self._step_at >= self.engine.now
-        if time is None or (is_planned and self._step_at is not None and self._step_at <= time):
-            return
-        self._step_at = max(time, self.engine.now)
-        self.engine.at(time, self._on_timer, self._step_at)
-
-    def _on_timer(self, planned_at: float) -> None:
-        if self._step_at == planned_at:
-            self._step_at = None
-            self.step_soon()
