@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -95,3 +97,12 @@ def test_the_command_prints_one_json_object_and_draws_its_curves(
     for curve in curves:
         points = [tuple(map(float, point.split(","))) for point in curve.attrib["points"].split()]
         assert len(points) > 10 and points == sorted(points, key=lambda point: point[0])
+
+
+def test_the_command_as_a_process_gives_the_same_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["flash_crowd", "--peers", "2", "--size-mib", "4", "--json"]
+    command = [sys.executable, "-m", "simulations", *arguments]
+    tree = Path(__file__).parents[2]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=tree)
+    assert main(arguments) == 0
+    assert json.loads(done.stdout) == json.loads(capsys.readouterr().out)
