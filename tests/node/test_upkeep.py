@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from p2phub.config import settings
 from p2phub.errors import NotHeld, StoreFull, UsageError
+from p2phub.net.memory import MemoryHub
+from p2phub.node.node import Node
+from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import parse_reference
+from p2phub.store.base import Scrubbed
+from p2phub.store.memory import MemoryStore
 from tests.node.real_nodes import (
     address,
     fetch,
@@ -156,3 +164,31 @@ async def test_the_oldest_unpinned_release_makes_room(tmp_path: Path) -> None:
         # A folder of the user's is not the store's room.
         await fetch(b, large, to=tmp_path / "out", peers=peers)
         assert fetched.path.exists()
+
+
+class FullStore(MemoryStore):
+    """A store whose disk has no room for what a scrub notes down, for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scrubbed = trio.Event()
+        self._refusals = 3
+
+    def scrub(self, since_s: float, now_s: float) -> Scrubbed:
+        if self._refusals:
+            self._refusals -= 1
+            raise StoreFull("no room for the index")
+        trio.from_thread.run_sync(self.scrubbed.set)
+        return super().scrub(since_s, now_s)
+
+
+async def test_reading_again_by_itself_outlives_a_full_disk(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    store = FullStore()
+    a = Node(Home(tmp_path), settings(""), MemoryHub().network("a"), store, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(a.upkeep.scrub_slowly)
+        await store.scrubbed.wait()
+        nursery.cancel_scope.cancel()
+    a.close()
