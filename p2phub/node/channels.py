@@ -48,24 +48,22 @@ log = logging.getLogger(__name__)
 OnEvent: TypeAlias = Callable[[ChannelEvent], None]
 
 
-class ReceivingChannel(Protocol):
+class ReceivingChannel(Channel, Protocol):
     """The downloading end of a lane or span stream."""
 
     @property
     def credit(self) -> RateCredit: ...
     def expect(self, span: IncomingSpan) -> None: ...
     def forget(self, request_id: int) -> None: ...
-    def close(self) -> None: ...
 
 
-class SendingChannel(Protocol):
+class SendingChannel(Channel, Protocol):
     """The uploading end of a lane or span stream."""
 
     @property
     def credit(self) -> RateCredit: ...
     def enqueue(self, span: OutgoingSpan) -> bool: ...
     def cancel(self, request_id: int) -> None: ...
-    def close(self) -> None: ...
 
 
 OnSending: TypeAlias = Callable[[SendingChannel], None]
@@ -151,7 +149,7 @@ class Channels:
 
     # ---- the uploading end -----------------------------------------------------------------------
 
-    async def offer_sending(
+    def offer_sending(
         self, session: Session, on_channel: OnSending, on_event: OnEvent
     ) -> LaneTicket | LaneRefused:
         """A ticket for the other end of `session`, if there is room for one more channel.

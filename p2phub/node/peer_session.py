@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 # Four times over is less than the time after which a transfer counts as stalled.
 SILENT_S = 5.0
 FRUITLESS_S = 15.0
-LANE_RETRY_S = 5.0  # after a peer had no lane to give
+LANE_RETRY_S = 5.0  # after a peer had no lane to give, or one that carried nothing
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 WIDEN_AFTER_BYTES = 8 << 20  # received over a lane before its rate is judged
 WIDEN_RATE_BYTES_PER_S = 50_000_000  # a slower lane waits for its wire, not for its thread
@@ -97,7 +97,7 @@ class PeerSession:
         self._transfer = transfer
         self._peer = peer
         self._share = share
-        self._outbox: deque[DownloadAction] = deque()
+        self._outbox: deque[DownloadAction | LaneWanted] = deque()
         self._outbox_filled = trio.Event()
         self._session: Session | None = None  # once greeted
         self._haves: dict[Digest, bytearray] = {}  # what the peer said of pages it watches for us
@@ -232,8 +232,10 @@ class PeerSession:
         async for message in self._told:
             await session.send(message)
 
-    async def _prepare(self, action: DownloadAction) -> Message | None:
+    async def _prepare(self, action: DownloadAction | LaneWanted) -> Message | None:
         match action:
+            case LaneWanted():
+                return action
             case AskPages(_, pages):
                 return self._ask(pages)
             case SendCancel(_, request_id):
@@ -352,14 +354,18 @@ class PeerSession:
     async def _keep_channel(self, session: Session) -> None:
         """Have a byte channel, and another one when it closes."""
         while True:
-            ticket = await self._want_lane(session)
+            ticket = await self._want_lane()
             if isinstance(ticket, LaneTicket):
                 await self._use_channel(ticket, session)
+                if self._channel_bytes:
+                    continue  # it broke, or was unused for a while
             await trio.sleep(LANE_RETRY_S)
 
-    async def _want_lane(self, session: Session) -> LaneTicket | LaneRefused:
+    async def _want_lane(self) -> LaneTicket | LaneRefused:
         self._is_lane_wanted = True
-        await session.send(LaneWanted())
+        # Behind all that was said of requests over a channel before: none is met by the next one.
+        self._outbox.append(LaneWanted())
+        self._outbox_filled.set()
         return await self._lane.receive()
 
     async def _use_channel(self, ticket: LaneTicket, session: Session) -> None:
@@ -381,7 +387,7 @@ class PeerSession:
         is_long = facts.total_bytes - facts.verified_bytes >= WIDEN_BYTES_MIN
         if is_long and not closed.is_set() and channels.can_widen(channel):
             # The answer is waited for also when the channel closes: the next one is not for this.
-            more = await self._want_lane(session)
+            more = await self._want_lane()
             if isinstance(more, LaneTicket):
                 await channels.widen_receiving(more, session, channel)
         await closed.wait()
@@ -421,9 +427,10 @@ class PeerSession:
                 self._channel = None
                 self._channel_closed.set()
                 self._is_fast.set()
-                for request_id in list(self._spans):
+                failed, self._spans = self._spans, {}
+                for request_id in failed:
                     self._machine.on_failed(self._peer, request_id, now)
-                self._spans.clear()
+                    self.do(SendCancel(self._peer, request_id))
                 self._machine.on_choke(self._peer, now)
                 if self.is_ended:
                     self._scope.cancel()

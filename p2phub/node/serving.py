@@ -21,7 +21,7 @@ from p2phub.core.swarm.actions import (
     StopUpload,
     UploadAction,
 )
-from p2phub.core.swarm.uploads import Uploads
+from p2phub.core.swarm.uploads import REQUESTS_PER_PEER_MAX, Uploads
 from p2phub.digest import Digest
 from p2phub.errors import (
     ContentError,
@@ -41,7 +41,7 @@ from p2phub.net.lane_events import (
 )
 from p2phub.node.channels import Channels, OutgoingSpan, SendingChannel
 from p2phub.node.seeding import Seeding
-from p2phub.node.sessions import REQUESTS_MAX, Session
+from p2phub.node.sessions import Session
 from p2phub.node.tasks import open_tasks
 from p2phub.node.watching import PageWatch, Watches
 from p2phub.proto import protocols
@@ -191,6 +191,7 @@ class _ServedSession:
         self._outbox_send, self._outbox = trio.open_memory_channel[Message](OUTBOX_MAX)
         self._channel: SendingChannel | None = None
         self._is_dialling = False
+        self._is_lane_owed = False  # wanted, when the one before was closing
         self._scope = trio.CancelScope()
         self._watch = PageWatch(serving._watches, self._outbox_send.send, downloader=session.peer)
         self.manifests: set[Digest] = set()
@@ -285,10 +286,9 @@ class _ServedSession:
                 await self._on_join(manifest)
             case LaneWanted():
                 if self._channel is None:
-                    offer = await self._serving._channels.offer_sending(
-                        self._session, self._on_channel, self._on_event
-                    )
-                    self._say(offer)
+                    self._offer_lane()
+                elif self._channel.is_closing:
+                    self._is_lane_owed = True
                 else:
                     self._say(self._serving._channels.offer_strand(self._session, self._channel))
             case LaneTicket():
@@ -311,7 +311,7 @@ class _ServedSession:
     async def _on_request(self, request_id: int, runs: tuple[Run, ...]) -> None:
         if request_id in self._readers:
             raise ProtocolViolation("a request id was used twice at once")
-        if len(self._readers) >= REQUESTS_MAX:
+        if len(self._readers) >= REQUESTS_PER_PEER_MAX:
             self._say(Reject(request_id, REJECT_BUSY))
             return
         try:
@@ -357,6 +357,11 @@ class _ServedSession:
 
     # ---- the byte channel ------------------------------------------------------------------------
 
+    def _offer_lane(self) -> None:
+        self._is_lane_owed = False
+        channels = self._serving._channels
+        self._say(channels.offer_sending(self._session, self._on_channel, self._on_event))
+
     async def _dial_lane(self, ticket: LaneTicket) -> None:
         """The downloader could not reach our listener and offers its own."""
         try:
@@ -391,8 +396,10 @@ class _ServedSession:
             case SpanSent(_, request_id) | SpanUnserved(_, request_id):
                 if self._readers.pop(request_id, None) is not None:
                     self._machine.on_upload_done(self._key, request_id, now)
-            case ChannelClosed():
+            case ChannelClosed(channel) if channel is self._channel:
                 self._channel = None
                 for request_id in list(self._readers):
                     self._machine.on_cancel(self._key, request_id, now)
                 self._readers.clear()
+                if self._is_lane_owed:
+                    self._offer_lane()

@@ -16,7 +16,7 @@ from p2phub.proto.messages import Hello, Message, decode_message, encode_message
 
 GREETING_TIMEOUT_S = 10.0  # a few round trips to the far side of the world behind a busy uplink
 SEND_TIMEOUT_S = 60.0  # a peer that reads no control message for this long is gone
-REQUESTS_MAX = 64  # spans that we accept at once over one session
+REQUESTS_MAX = 64  # spans at once over one session, as our greeting says
 # What is said in one session, each word costing a decision or two: as many at once as a question
 # about all pages of a release brings, then more than a gigabyte per second needs.
 MESSAGES_MAX = 8192

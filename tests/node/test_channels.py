@@ -34,7 +34,7 @@ class Ends:
     sending: list[SendingChannel] = field(default_factory=list)
 
     async def ticket(self) -> LaneTicket:
-        offer = await self.up.offer_sending(self.up_session, self.sending.append, ignore)
+        offer = self.up.offer_sending(self.up_session, self.sending.append, ignore)
         assert isinstance(offer, LaneTicket)
         return offer
 

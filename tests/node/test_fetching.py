@@ -19,6 +19,7 @@ from p2phub.errors import (
     TrustError,
 )
 from p2phub.node.api import Fetched, FetchRequest, Progress
+from p2phub.node.limits_api import LimitChange
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import FilePage, Manifest, cut_pages, page_ref
@@ -91,6 +92,26 @@ async def test_only_the_files_asked_for_are_fetched(tmp_path: Path) -> None:
         assert fetched.bytes_fetched < 300_000
         with pytest.raises(NothingSelected):
             await fetch(b, content_id, peers=peers, include=("*.onnx",))
+
+
+async def test_lanes_that_break_again_and_again_do_not_end_a_fetch(tmp_path: Path) -> None:
+    async with node(tmp_path / "one") as one, node(tmp_path / "two") as two:
+        reference = await publish(one, write_model(tmp_path / "model", size=24_000_000))
+        await one.limits.limit(LimitChange(up="20M"))
+        peers = (await address(one),)
+
+        async def break_lanes() -> None:
+            for after_bytes in (6_000_000, 14_000_000):
+                while one._serving.sent_bytes < after_bytes:
+                    await trio.sleep(0.01)
+                for channel in list(one._channels._open):
+                    channel.close()
+
+        with trio.fail_after(50):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(break_lanes)
+                await fetch(two, reference, peers=peers)
+                nursery.cancel_scope.cancel()
 
 
 async def test_an_object_and_a_sha256_are_fetched_as_one_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,12 @@ import trio
 from p2phub.digest import digest
 from p2phub.errors import StreamClosed
 from p2phub.net.base import Stream
+from p2phub.net.lane_channel import LaneChannel
+from p2phub.net.lane_listener import LaneListener, connect_lane
 from p2phub.net.memory import MemoryHub, MemoryNetwork
 from p2phub.node.node import Node
 from p2phub.node.sessions import Session
+from p2phub.node.trees import held_tree, page_lengths
 from p2phub.node.watching import PAGES_WATCHED_MAX
 from p2phub.proto import protocols
 from p2phub.proto.content import ObjectRecord
@@ -223,6 +227,43 @@ async def test_tickets_that_a_peer_throws_at_us_open_one_socket_at_a_time(tmp_pa
         await listening[0].aclose()
         assert await is_serving(stage)
         assert stage.faults_count == 0
+
+
+async def test_of_two_channels_opened_at_once_one_is_refused_and_one_serves(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage, trio.open_nursery() as nursery:
+        listener = LaneListener("127.0.0.1", 0)
+        await nursery.start(listener.run)
+        session = await session_with(stage.mallory, stage.victim)
+        with trio.fail_after(5):
+            await receive_until(session, Unchoke)
+        ticket = await ticket_of(session)
+        arrived, dialled = trio.open_memory_channel[LaneChannel](1)
+        secret = listener.issue_ticket("127.0.0.1", arrived.send_nowait)
+        await session.send(LaneTicket(secret, listener.fingerprint, listener.port))
+        with trio.fail_after(5):
+            ours = await connect_lane("127.0.0.1", ticket.port, ticket.ticket, ticket.fingerprint)
+            channels = [ours, await dialled.receive()]
+            while stage.victim._channels.open_count != 1:
+                await trio.sleep(0.01)
+
+        tree = held_tree(stage.victim._store, stage.manifest)
+        file = max(tree.files, key=lambda file: file.size)
+        page, lengths = next(iter(page_lengths(stage.victim._store, tree, [file])))
+        await session.send(Request(7, (Run(page, 0, 1),)))
+        frames = []
+
+        async def receive(channel: LaneChannel) -> None:
+            with contextlib.suppress(StreamClosed):
+                frames.append(await channel.receive_first(HEADER_BYTES + lengths[0]))
+            channel.close()
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as receiving:
+                for channel in channels:
+                    receiving.start_soon(receive, channel)
+        [frame] = frames
+        assert PayloadHeader.decode(frame[:HEADER_BYTES]) == PayloadHeader(7, 0, lengths[0])
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_thousand_sessions_opened_and_left_leave_nothing(tmp_path: Path) -> None:

@@ -95,7 +95,10 @@ async def fetch_from(
 ) -> Fetched:
     addresses = tuple(address for peer in peers for address in peer.addresses())
     request = FetchRequest(
-        reference=parse_reference(release.content_id), destination=to, peers=addresses
+        reference=parse_reference(release.content_id),
+        destination=to,
+        peers=addresses,
+        room_wait_s=0,
     )
     return await node.fetch(request, ignore)
 

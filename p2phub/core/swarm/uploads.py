@@ -38,7 +38,9 @@ IDLE_S = 0.25  # without a request, or twice the time a peer takes: then its slo
 PATIENCE_S_MAX = 2.0  # with a peer that is far away
 IDLE_S_MAX = 60.0  # that a peer which used no slot waits for another; doubles up to here
 LEDGER_WINDOW_S = 20.0  # what reciprocity and fairness remember
-REQUESTS_PER_PEER_MAX = 64  # as our greeting says
+# Twice what our greeting says: who has the last chunk of one may ask for the next before the lane's
+# word that it was sent has reached us.
+REQUESTS_PER_PEER_MAX = 128
 REQUESTS_MAX = 4096  # of all peers: 1 MiB of runs
 STARTED_MIN = 2  # per peer: one is sent while the next is opened
 STARTED_BYTES = 16 * MIB  # per peer: 15 ms at 1 GB/s, so that a lane never waits for this machine
