@@ -43,6 +43,7 @@ from p2phub.store.base import Store
 SESSIONS_MAX = 50  # of one download: more peers than that add nothing but bookkeeping
 ROOM_LOOK_S = 1.0  # between two looks for sessions of which nothing comes, while peers wait
 STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
+RENEW_S = 20.0  # without one: sessions that give us nothing to ask for are opened anew
 REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
 
 
@@ -105,7 +106,7 @@ class Transfer:
         self._changed = trio.Event()
         self._arrived = trio.Event()
         self._failure: P2phubError | None = None
-        self._last_progress_s = trio.current_time()
+        self._last_progress_s = self._renewed_s = trio.current_time()
 
     async def run(self) -> None:
         """Until every wanted chunk is held, or cancelled if it is kept.
@@ -246,6 +247,7 @@ class Transfer:
             self._excuse_held_back()
             if self.machine.is_complete:
                 continue  # kept for the next machine
+            self._renew_idle()
             is_late = trio.current_time() - self._last_progress_s >= self._stall_timeout_s
             if not is_late and not self._is_alone:
                 continue
@@ -255,6 +257,18 @@ class Transfer:
                 self.fail(self.search.report("the content"))
             else:
                 self.fail(self._stalled())
+
+    def _renew_idle(self) -> None:
+        """Nobody sends anything: whatever the two ends of a session believe that keeps them from
+        asking and giving, they begin anew. What was asked for keeps its time.
+        """
+        now = trio.current_time()
+        if now - max(self._last_progress_s, self._renewed_s) < RENEW_S:
+            return
+        self._renewed_s = now
+        for session in self._sessions.values():
+            if not session.is_asked:
+                session.renew()
 
     @property
     def _is_alone(self) -> bool:

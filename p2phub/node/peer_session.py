@@ -163,6 +163,15 @@ class PeerSession:
         """
         return now - self._gave_at_s > (FRUITLESS_S if self._has_answered else SILENT_S)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether the peer owes us something."""
+        return bool(self._spans)
+
+    def renew(self) -> None:
+        """End the session; it is opened anew, as one that broke."""
+        self._scope.cancel()
+
     def give_up(self) -> None:
         """Another peer may do better. It may have another turn."""
         self.is_given_up = True

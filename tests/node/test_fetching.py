@@ -18,12 +18,13 @@ from p2phub.errors import (
     RollbackRefused,
     TrustError,
 )
+from p2phub.node import downloads
 from p2phub.node.api import Fetched, FetchRequest, Progress
 from p2phub.node.limits_api import LimitChange
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import FilePage, Manifest, cut_pages, page_ref
-from p2phub.proto.messages import Run
+from p2phub.proto.messages import Choke, Run
 from p2phub.proto.names import parse_reference
 from p2phub.store.base import SpanReader
 from p2phub.store.disk import DiskStore
@@ -112,6 +113,28 @@ async def test_lanes_that_break_again_and_again_do_not_end_a_fetch(tmp_path: Pat
                 nursery.start_soon(break_lanes)
                 await fetch(two, reference, peers=peers)
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_session_in_which_nothing_happens_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "RENEW_S", 1.0)
+    async with node(tmp_path / "one") as one, node(tmp_path / "two") as two:
+        reference = await publish(one, write_model(tmp_path / "model", size=8_000_000))
+        await one.limits.limit(LimitChange(up="4M"))
+        peers = (await address(one),)
+
+        async def take_the_slot_away_for_good() -> None:
+            while not one._serving.sent_bytes:
+                await trio.sleep(0.01)
+            [served] = one._serving._sessions.values()
+            served._say(Choke())  # and its own books say nothing of it
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take_the_slot_away_for_good)
+                await fetch(two, reference, peers=peers, to=tmp_path / "out")
+        assert same_files(tmp_path / "model", tmp_path / "out")
 
 
 async def test_an_object_and_a_sha256_are_fetched_as_one_file(tmp_path: Path) -> None:
