@@ -21,6 +21,7 @@ class RateCredit:
         self._credit_bytes = _ENDLESS
         self.is_limited = False
         self.wanted_bytes = 0  # what the channel waits for now; 0: nothing, or no limit holds it
+        self.is_first = False  # a reader waits for what comes: it is granted before others
         self.held_s = 0.0  # for how long it waited in all, as whoever refills it saw
 
     def limit(self) -> None:

@@ -82,7 +82,7 @@ class Transfer:
         stall_timeout_s: float = STALL_TIMEOUT_S,
         rounds_alone_max: int | None = None,
     ) -> None:
-        """is_kept: it goes on when all is held, for the next machine; see `go_on`.
+        """is_kept: for readers: it goes on when all is held, for the next machine; see `go_on`.
 
         rounds_alone_max: of the search, with nobody found, after which it ends at once.
         """

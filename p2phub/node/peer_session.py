@@ -386,6 +386,7 @@ class PeerSession:
         channel = await channels.open_receiving(ticket, session, self._on_event)
         closed = self._channel_closed = trio.Event()
         self._channel = channel
+        channel.credit.is_first = self._transfer.is_kept  # for readers
         self._channel_since_s, self._channel_bytes, self._held_s = trio.current_time(), 0, 0.0
         fast = self._is_fast = trio.Event()
         if self._is_unchoked:

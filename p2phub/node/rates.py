@@ -6,7 +6,7 @@ Unlimited channels cost nothing: they draw no credit and this module does not wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -74,11 +74,17 @@ class Rates:
             await trio.sleep(GRANT_INTERVAL_S)
 
     def _grant(self, now: float) -> None:
-        """Whoever waits gets its share of all that there is: a lane draws it in small steps."""
+        """Whoever waits gets its share of all that there is, readers' channels before others: a
+        lane draws it in small steps.
+        """
         waiting = [(credit, peer) for credit, peer in self._credits.items() if credit.wanted_bytes]
         for credit, _ in waiting:
             credit.held_s += now - self._granted_s
         self._granted_s = now
+        for is_first in (True, False):
+            self._share([row for row in waiting if row[0].is_first == is_first], now)
+
+    def _share(self, waiting: Sequence[tuple[RateCredit, PeerId]], now: float) -> None:
         wants: dict[str, int] = {}
         for _, peer in waiting:
             wants[peer] = wants.get(peer, 0) + AHEAD_BYTES

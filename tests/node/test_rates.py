@@ -84,3 +84,22 @@ async def test_one_channel_moves_as_fast_as_a_high_limit_allows(autojump_clock: 
         await trio.sleep(2.0)
         assert 0.95 * 60 * RATE <= drawn[0] <= 1.05 * 60 * RATE
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_reader_waits_for_comes_before_the_rest(autojump_clock: MockClock) -> None:
+    rates = Rates(RATE)
+    first, other = RateCredit(), RateCredit()
+    first.is_first = True
+    drawn = [[0], [0]]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rates.run)
+        for credit, count in zip((other, first), drawn, strict=True):
+            rates.add(credit, PEER)
+            nursery.start_soon(draw_all_the_time, credit, count)
+        await trio.sleep(2.0)
+        assert drawn[1][0] > 0.9 * 2 * RATE
+        rates.remove(first)
+        before = drawn[0][0]
+        await trio.sleep(2.0)
+        assert drawn[0][0] - before > 0.9 * 2 * RATE
+        nursery.cancel_scope.cancel()
