@@ -58,8 +58,8 @@ class _Request:
 
 class _Peer:
     __slots__ = (
-        "chance", "choked_at", "eligible_at", "idle_since", "is_local", "is_unchoked", "is_used",
-        "patience_s", "peer", "received", "requests", "sent", "slot_since", "started_bytes",
+        "balance", "chance", "choked_at", "eligible_at", "idle_since", "is_local", "is_unchoked",
+        "is_used", "patience_s", "peer", "requests", "slot_since", "started_bytes",
         "started_count", "unused_count",
     )  # fmt: skip
 
@@ -78,17 +78,22 @@ class _Peer:
         self.requests: dict[int, _Request] = {}  # by id, oldest first
         self.started_count = 0
         self.started_bytes = 0
-        self.received = RateMeter(now, LEDGER_WINDOW_S)
-        self.sent = RateMeter(now, LEDGER_WINDOW_S)
+        self.balance = RateMeter(now, LEDGER_WINDOW_S)  # sent to it, less what it sent us
 
     def claim(self, now: float) -> tuple[float, bool, float]:
         """Who comes first: the smallest claim is the best."""
-        return self.sent.rate(now) - self.received.rate(now), not self.is_local, self.chance
+        return self.balance.rate(now), not self.is_local, self.chance
 
     @property
     def idle_at(self) -> float:
         """When its slot, if it has one, may go to another because it isn't used."""
         return float("inf") if self.requests else self.idle_since + self.patience_s
+
+    def may_end(self, now: float) -> bool:
+        """Whether its slot was not used, or had for a turn."""
+        if self.slot_since + TURN_S <= now:
+            return True
+        return not self.requests and self.idle_since + self.patience_s <= now
 
 
 class Uploads:
@@ -131,13 +136,13 @@ class Uploads:
         """Payload went out to a peer."""
         self._parallel.on_sent(size_bytes, now)
         if peer in self._peers:
-            self._peers[peer].sent.add(size_bytes, now)
+            self._peers[peer].balance.add(size_bytes, now)
 
     def on_received(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Verified payload came in from a peer: what reciprocity counts."""
         self._gained_at = now
         if peer in self._peers:
-            self._peers[peer].received.add(size_bytes, now)
+            self._peers[peer].balance.add(-size_bytes, now)
 
     def withhold(self, peers: frozenset[Peer], now: float) -> None:
         """These peers, and no others, shall have no slot until said otherwise."""
@@ -273,15 +278,25 @@ class Uploads:
         """End slots that were not used or were had for long enough while others wait; give away
         those that are free.
         """
-        waiting = [state for state in self._peers.values() if self._may_have_slot(state, now)]
-        served = [state for state in self._peers.values() if state.is_unchoked]
+        served, choked = self._served_and_waiting()
+        gained_at = self._gained_at
+        waiting = [
+            state
+            for state in choked
+            if state.eligible_at <= now
+            or (state.choked_at < gained_at and state.choked_at + IDLE_S <= now)
+        ]
         if len(waiting) > self._parallel.count - len(served):
             self._parallel.adapt(now)
-            waiting.sort(key=lambda state: state.claim(now))
-            if self._rng.random() < OPTIMISTIC_SHARE:
-                waiting.insert(0, waiting.pop(self._rng.randrange(len(waiting))))
-            self._end_turns(served, waiting, now)
-            served = [state for state in served if state.is_unchoked]
+            is_by_chance = self._rng.random() < OPTIMISTIC_SHARE
+            chosen = self._rng.randrange(len(waiting)) if is_by_chance else None
+            is_full = len(served) >= self._parallel.count
+            if not is_full or any(state.may_end(now) for state in served):
+                waiting.sort(key=lambda state: state.claim(now))
+                if chosen is not None:
+                    waiting.insert(0, waiting.pop(chosen))
+                self._end_turns(served, waiting, now)
+                served = [state for state in served if state.is_unchoked]
         for state in waiting[: max(0, self._parallel.count - len(served))]:
             self._unchoke(state, now)
         self._plan_turn(now)
@@ -294,10 +309,9 @@ class Uploads:
         for state in served:
             if len(waiting) <= free:
                 break
-            is_idle = state.idle_at <= now
-            is_over = state.slot_since + TURN_S <= now
-            if not is_idle and not is_over:
+            if not state.may_end(now):
                 continue
+            is_idle = state.idle_at <= now
             if not is_idle and free >= 0 and state.claim(now) <= waiting[free].claim(now):
                 state.slot_since = now
             else:
@@ -307,25 +321,25 @@ class Uploads:
     def _plan_turn(self, now: float) -> None:
         """When slots must be looked at again."""
         self._next_turn = None
-        waiting = [
-            state for state in self._peers.values()
-            if not state.is_unchoked and state.peer not in self._withheld
-        ]  # fmt: skip
+        served, waiting = self._served_and_waiting()
         if not waiting:
             return
-        soonest = min(self._eligible_at(state) for state in waiting)
-        served = [state for state in self._peers.values() if state.is_unchoked]
+        soonest = min(map(self._eligible_at, waiting))
         if len(served) >= self._parallel.count:
             ends = (min(state.slot_since + TURN_S, state.idle_at) for state in served)
             soonest = max(soonest, min(ends))
         self._next_turn = max(soonest, now + LOOK_S)
 
-    def _may_have_slot(self, state: _Peer, now: float) -> bool:
-        return (
-            not state.is_unchoked
-            and state.peer not in self._withheld
-            and self._eligible_at(state) <= now
-        )
+    def _served_and_waiting(self) -> tuple[list[_Peer], list[_Peer]]:
+        """Who has a slot, and who may get one sooner or later; each in the order of joining."""
+        served: list[_Peer] = []
+        waiting: list[_Peer] = []
+        for peer, state in self._peers.items():
+            if state.is_unchoked:
+                served.append(state)
+            elif peer not in self._withheld:
+                waiting.append(state)
+        return served, waiting
 
     def _eligible_at(self, state: _Peer) -> float:
         """Who did not use its last slot waits longer for the next, unless we gained something that
