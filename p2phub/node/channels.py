@@ -161,11 +161,18 @@ class Channels:
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
         secret = secrets.token_bytes(TICKET_BYTES)
-        if self._listener is not None and session.remote_host is not None:
+        if (
+            self._listener is not None
+            and session.remote_host is not None
+            and self._has_room_for_lane(self.up)
+        ):
 
             def on_lane(channel: LaneChannel) -> None:
                 self._stream_tickets.pop(secret, None)
-                on_channel(self._sending_lane(channel, session.peer, on_event))
+                if self._has_room_for_lane(self.up):
+                    on_channel(self._sending_lane(channel, session.peer, on_event))
+                else:
+                    channel.close()  # others were faster: the next ticket is for a stream
 
             try:
                 secret = self._listener.issue_ticket(session.remote_host, on_lane)
@@ -191,9 +198,10 @@ class Channels:
     ) -> SendingChannel:
         """Dial the downloader's own listener.
 
-        Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
+        Raises PeerUnreachable, PeerTimeout, ProtocolViolation; LanesBusy if there are too many.
         """
-        return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
+        channel = await self._dial(ticket, session, self.up)
+        return self._sending_lane(channel, session.peer, on_event)
 
     def offer_strand(self, session: Session, channel: SendingChannel) -> LaneTicket | LaneRefused:
         """As `offer_sending`, for one more strand of a lane that the other end dialled."""
@@ -250,12 +258,14 @@ class Channels:
         Raises P2phubError.
         """
         try:
-            return self._receiving_lane(await self._dial(ticket, session), session.peer, on_event)
+            channel = await self._dial(ticket, session, self.down)
+            return self._receiving_lane(channel, session.peer, on_event)
         except P2phubError:
             pass  # behind a firewall, perhaps: it may reach us
-        channel = await self._be_dialled(session)
-        if channel is not None:
-            return self._receiving_lane(channel, session.peer, on_event)
+        if self._has_room_for_lane(self.down):
+            dialled = await self._be_dialled(session)
+            if dialled is not None:
+                return self._receiving_lane(dialled, session.peer, on_event)
         stream = await self._network.open(session.peer, protocols.SPAN)
         try:
             await stream.send(ticket.ticket)
@@ -274,7 +284,7 @@ class Channels:
         """Dial one more strand of a lane; where that fails the lane stays as it is."""
         assert isinstance(channel, Lane)
         try:
-            channel.widen(await self._dial(ticket, session))
+            channel.widen(await self._dial(ticket, session, None))
         except P2phubError:
             pass  # one strand moves everything, too
 
@@ -286,13 +296,29 @@ class Channels:
         lane.start()
         return lane
 
-    async def _dial(self, ticket: LaneTicket, session: Session) -> LaneChannel:
+    async def _dial(self, ticket: LaneTicket, session: Session, rates: Rates | None) -> LaneChannel:
+        """rates: of the direction in which there must be room for one more lane."""
         if not ticket.port or session.remote_host is None:
             raise LanesBusy()
+        if rates is not None and not self._has_room_for_lane(rates):
+            raise LanesBusy()
         # Only the address of the live session is dialled: a ticket cannot make us knock elsewhere.
-        return await connect_lane(
+        channel = await connect_lane(
             session.remote_host, ticket.port, ticket.ticket, ticket.fingerprint
         )
+        if rates is not None and not self._has_room_for_lane(rates):
+            channel.close()
+            raise LanesBusy()
+        return channel
+
+    def _has_room_for_lane(self, rates: Rates) -> bool:
+        """Whether one more lane, and its thread, may live in this direction."""
+        lanes = (
+            channel
+            for channel, told in self._open.items()
+            if told.rates is rates and isinstance(channel, Lane)
+        )
+        return sum(1 for _ in lanes) < LANES_EACH_WAY_MAX
 
     async def _be_dialled(self, session: Session) -> LaneChannel | None:
         if self._listener is None or session.remote_host is None:

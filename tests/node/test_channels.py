@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from p2phub.net.memory import MemoryHub
 from p2phub.node.channels import Channels, IncomingSpan, OutgoingSpan, SendingChannel
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
+from p2phub.proto.limits import LANE_CANCEL_S, LANES_EACH_WAY_MAX, STREAMS_PER_PEER_MAX
 from p2phub.proto.messages import LaneTicket
 from tests.conftest import LoggedFaults
 from tests.node.cancelling import CancelAtStep
@@ -110,6 +112,37 @@ async def test_an_exception_in_one_owner_s_events_ends_that_channel_alone(
         both.sending[1].enqueue(OutgoingSpan(1, array("I", [4]), _fill))
         with trio.fail_after(5):
             await done.wait()
+
+
+async def test_many_channels_take_no_more_threads_than_lanes_may_and_all_of_them_work() -> None:
+    async with ends(has_listeners=True) as both:
+        done_count = 0
+
+        def listen(event: ChannelEvent) -> None:
+            nonlocal done_count
+            done_count += isinstance(event, SpanDone)
+
+        receiving = []
+        for number in range(LANES_EACH_WAY_MAX + STREAMS_PER_PEER_MAX):
+            with trio.fail_after(10):
+                ticket = await both.ticket()
+                receiving.append(await both.down.open_receiving(ticket, both.down_session, listen))
+                while len(both.sending) <= number:
+                    await trio.sleep(0.001)
+        for name in ("ReceivingLane", "SendingLane"):
+            threads = [thread for thread in threading.enumerate() if thread.name == name]
+            assert len(threads) == LANES_EACH_WAY_MAX
+        for incoming, outgoing in zip(receiving, both.sending, strict=True):
+            incoming.expect(IncomingSpan(1, array("I", [4]), lambda first, stop, data: None))
+            outgoing.enqueue(OutgoingSpan(1, array("I", [4]), _fill))
+        with trio.fail_after(30):
+            while done_count < len(receiving):
+                await trio.sleep(0.01)
+        for channel in receiving:
+            channel.close()
+        with trio.fail_after(LANE_CANCEL_S + 5):  # and a machine that is busy
+            while both.down.open_count:
+                await trio.sleep(0.01)
 
 
 def _fill(first: int, stop: int, into: memoryview) -> None:
