@@ -105,6 +105,7 @@ class Transfer:
         self._seeds: dict[PeerId, PeerSession] = {}  # those that made offers
         self._changed = trio.Event()
         self._arrived = trio.Event()
+        self._durable = trio.Event()
         self._failure: P2phubError | None = None
         self._last_progress_s = self._renewed_s = trio.current_time()
 
@@ -147,6 +148,10 @@ class Transfer:
     def next_arrival(self) -> trio.Event:
         """Set when the next chunks are verified and written."""
         return self._arrived
+
+    def next_checkpoint(self) -> trio.Event:
+        """Set when the next chunks are durable."""
+        return self._durable
 
     def fail(self, error: P2phubError) -> None:
         """End the transfer with `error`; what was verified stays."""
@@ -240,6 +245,8 @@ class Transfer:
             await trio.to_thread.run_sync(self.store.checkpoint)
         except StoreError as error:
             self.fail(error)
+        self._durable.set()
+        self._durable = trio.Event()
 
     async def _watch(self) -> None:
         while True:

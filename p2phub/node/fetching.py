@@ -30,6 +30,7 @@ from p2phub.errors import (
     StoreFull,
 )
 from p2phub.net.base import Network
+from p2phub.node.ahead import discard, hash_ahead, lay_ahead
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import Fetched, FetchRequest, PeerShare, Progress, ProgressSink
 from p2phub.node.channels import Channels
@@ -46,17 +47,20 @@ from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.names import FileReference
-from p2phub.store.base import Method, ObjectState, ObjectStatus, Place, Placement, Release, Store
-from p2phub.store.hashing import core_wait_s
+from p2phub.store.base import (
+    Layout,
+    Method,
+    ObjectState,
+    ObjectStatus,
+    Place,
+    Placement,
+    Release,
+    Store,
+)
 
 LEASE_S = 7 * 24 * 3600.0  # how long an interrupted fetch is protected
 ROOM_SLACK_BYTES = 64 << 20  # never fill the last of a disk: the index and logs need room
 PROGRESS_PERIOD_S = 0.1
-HASH_AHEAD_BYTES = 8 << 20  # of one file before the next one has its turn: 5 ms of a core
-HASH_AHEAD_YIELD = 10  # pause for this many times what it waited for a core: the lanes need it more
-HASH_AHEAD_YIELD_S_MAX = 0.1  # or the last bytes, when nobody needs the core, would wait for it
-HASH_AHEAD_FILES = 64  # of a release: smaller ones cost little to hash at the end
-HASH_AHEAD_PAUSE_S = 0.02  # gathers some MB, so that a thread is not woken for every frame
 CLAIMS_MAX = 4  # records with one SHA-256 that are fetched before it is given up
 REPAIRS_MAX = 2  # times that chunks the disk lost are asked for again before the fetch fails
 
@@ -72,6 +76,7 @@ class _Plan:
     files: list[FileRecord]
     objects: list[FileRecord]  # of several chunks, one per object
     folder: Path | None  # where the user wants the files; None: below the home
+    layout: Layout  # where they will lie
 
 
 class Fetching:
@@ -152,14 +157,19 @@ class Fetching:
                     resolved.digest, self._documents, self._store, search, resolved.text
                 )
                 files = tree.selected(request.include, request.exclude)
-                plan = _Plan(resolved, tree, files, _objects(files), _folder(request.destination))
+                folder = _folder(request.destination)
+                layout = self._layout(resolved, tree, files, folder)
+                plan = _Plan(resolved, tree, files, _objects(files), folder, layout)
                 reused_bytes = await self._prepare(plan, search)
                 fetch.on_transfer()
-                await self._transfer(plan, search, shares, progress)
-                fetch.on_transferred()
-                usable_seconds = trio.current_time() - started_s
-                await trio.to_thread.run_sync(self._store.checkpoint)
-                placement = await self._complete(plan, search, shares, progress)
+                try:
+                    await self._transfer(plan, search, shares, progress)
+                    fetch.on_transferred()
+                    usable_seconds = trio.current_time() - started_s
+                    await trio.to_thread.run_sync(self._store.checkpoint)
+                    placement = await self._complete(plan, search, shares, progress)
+                finally:
+                    await discard(layout)
                 await self._keep(plan, placement)
                 await self._lease(resolved.digest, 0)
         data_size = sum(file.size for file in files)
@@ -309,36 +319,13 @@ class Fetching:
             with self._on_transfer(transfer, plan.resolved, total_bytes):
                 async with open_tasks() as nursery:
                     nursery.start_soon(report_regularly)
-                    nursery.start_soon(self._hash_ahead, plan, transfer)
+                    nursery.start_soon(hash_ahead, self._store, plan.objects, transfer)
+                    nursery.start_soon(lay_ahead, plan.layout, transfer)
                     await transfer.run()
                     nursery.cancel_scope.cancel()
         finally:
             report()
             shares += _shares(transfer)
-
-    async def _hash_ahead(self, plan: _Plan, transfer: Transfer) -> None:
-        """Hash files while they arrive, each as far as it is there without a gap.
-
-        With the cores that the transfer leaves, and while the last chunks are synced with all.
-        """
-        largest = sorted(plan.objects, key=lambda file: -file.size)[:HASH_AHEAD_FILES]
-        while True:
-            arrived = transfer.next_arrival()
-            hashed_bytes = 0
-            for file in largest:
-                some_bytes, waited_s = await trio.to_thread.run_sync(self._hash_some, file.object)
-                hashed_bytes += some_bytes
-                if waited_s and not transfer.machine.is_complete:
-                    await trio.sleep(min(HASH_AHEAD_YIELD * waited_s, HASH_AHEAD_YIELD_S_MAX))
-            if not hashed_bytes:
-                await arrived.wait()
-                await trio.sleep(HASH_AHEAD_PAUSE_S)
-
-    def _hash_some(self, object: Digest) -> tuple[int, float]:
-        """Bytes hashed, and for how long other threads left no core for it."""
-        before_s = core_wait_s()
-        hashed_bytes = self._store.hash_ahead(object, HASH_AHEAD_BYTES)
-        return hashed_bytes, core_wait_s() - before_s
 
     async def _complete(
         self, plan: _Plan, search: Search, shares: list[PeerShare], progress: ProgressSink
@@ -354,13 +341,15 @@ class Fetching:
                         raise
                     await self._transfer(plan, search, shares, progress)
                     await trio.to_thread.run_sync(self._store.checkpoint)
-        if plan.folder is not None:
-            return await trio.to_thread.run_sync(self._store.place_files, plan.files, plan.folder)
-        destination = self._home.release_tree(_tree_name(plan.resolved))
-        if len(plan.files) < len(plan.tree.files):
-            # A tree of some files is not the release's tree: it grows with each fetch instead.
-            return await trio.to_thread.run_sync(self._store.place_files, plan.files, destination)
-        return await trio.to_thread.run_sync(self._store.materialize, plan.files, destination)
+        return await trio.to_thread.run_sync(plan.layout.place)
+
+    def _layout(
+        self, resolved: Resolved, tree: Tree, files: Sequence[FileRecord], folder: Path | None
+    ) -> Layout:
+        # A tree of some files is not the release's tree: it grows with each fetch instead.
+        is_tree = folder is None and len(files) == len(tree.files)
+        destination = folder or self._home.release_tree(_tree_name(resolved))
+        return self._store.lay_out(files, destination, is_tree=is_tree)
 
     async def _finish(self, plan: _Plan, file: FileRecord) -> None:
         place = None if plan.folder is None else Place(plan.folder, file.path)

@@ -196,6 +196,20 @@ class SpanWriter(Protocol):
         """
 
 
+class Layout(Protocol):
+    """Files on their way to a folder of people's; see `Store.lay_out`."""
+
+    def advance(self, size_max: int) -> int:
+        """Write about `size_max` bytes more of durable small files where only `place` finds them;
+        how many. 0: nothing to do now. If it raises, what was written goes."""
+
+    def place(self) -> Placement:
+        """As `Store.materialize` or `Store.place_files`; it is over, also if it raises."""
+
+    def discard(self) -> None:
+        """Nothing is to be placed: remove what was written. Nothing if it is over."""
+
+
 class Store(Protocol):
     """The door to the disk."""
 
@@ -325,10 +339,7 @@ class Store(Protocol):
         """
 
     def discard_part(self, object: Digest) -> None:
-        """Forget what is held of an object that is not complete, and its file in the store.
-
-        Nothing if there is none.
-        """
+        """Forget what is held of an object that is not complete, and its file, if there is any."""
 
     # ---- the user's files ------------------------------------------------------------------------
 
@@ -381,6 +392,12 @@ class Store(Protocol):
         another one raises DestinationExists before any is written.
         """
 
+    def lay_out(
+        self, files: Sequence[FileRecord], folder: Path, *, is_tree: bool = False
+    ) -> Layout:
+        """What `place_files`, or `materialize` if `is_tree`, does when all files are complete, to
+        be begun while they arrive. Writes nothing yet."""
+
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
         """Paths of `files` that exist in `folder` with other content: ask before a fetch begins."""
 
@@ -405,8 +422,8 @@ class Store(Protocol):
         """Set or clear the pin on every row of a manifest. Whether there was one."""
 
     def lease(self, manifest: Digest, owner: str, until_s: float) -> None:
-        """Protect what a manifest names from collection until `until_s` (seconds since 1970); 0
-        ends the lease."""
+        """Protect what a manifest names from collection until `until_s` (seconds since 1970; 0:
+        ends the lease)."""
 
     def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
         """Leases (manifest, owner, until_s) that have not run out."""

@@ -52,7 +52,7 @@ from p2phub.store.journal import Journal, kept, let_go
 from p2phub.store.objects import StoredObject
 from p2phub.store.packs import Packs
 from p2phub.store.parts import Parts
-from p2phub.store.placing import Placing
+from p2phub.store.placing import DiskLayout, Placing
 from p2phub.store.rebuild import Rebuild, index_packs
 from p2phub.store.rereading import Rereading
 from p2phub.store.reuse import Reuse
@@ -264,6 +264,11 @@ class DiskStore:
         self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
     ) -> Placement:
         return self._placing.place_files(files, folder, is_linked=is_linked)
+
+    def lay_out(
+        self, files: Sequence[FileRecord], folder: Path, *, is_tree: bool = False
+    ) -> DiskLayout:
+        return self._placing.lay_out(files, folder, is_tree=is_tree)
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
         return self._placing.conflicts(files, folder)

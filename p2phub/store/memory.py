@@ -68,6 +68,7 @@ class MemoryStore:
         self._waiting_bytes = 0
         self._waiting_since: float | None = None
         self._placing = MemoryPlacing(self._whole)
+        self.lay_out = self._placing.lay_out
         self._keeping = Keeping()
 
     # ---- single chunks and documents

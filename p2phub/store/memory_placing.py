@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from p2phub.errors import DestinationExists, FileChanged
@@ -16,12 +17,31 @@ from p2phub.store.file_system import FileSystem
 from p2phub.store.trees import Tree, remove_tree
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLayout:
+    """See `Layout`: nothing is laid out ahead."""
+
+    place: Callable[[], Placement]
+
+    def advance(self, size_max: int) -> int:
+        return 0
+
+    def discard(self) -> None:
+        pass
+
+
 class MemoryPlacing:
     """Lays out files of one store. whole: gives the verified bytes of a file, raises NotHeld."""
 
     def __init__(self, whole: Callable[[FileRecord], bytes]) -> None:
         self._whole = whole
         self._files = FileSystem()
+
+    def lay_out(
+        self, files: Sequence[FileRecord], folder: Path, *, is_tree: bool = False
+    ) -> MemoryLayout:
+        make = self.materialize if is_tree else self.place_files
+        return MemoryLayout(partial(make, files, folder))
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
         if os.path.lexists(destination):

@@ -38,7 +38,7 @@ class Tree:
         self._made: set[str] = {""}  # folders that got new names
         files.make_folder(folder)
         with failures(folder):
-            self._root = os.open(folder, _FOLDER | os.O_CLOEXEC)
+            self.root = os.open(folder, _FOLDER | os.O_CLOEXEC)
 
     def __enter__(self) -> Tree:
         return self
@@ -49,7 +49,10 @@ class Tree:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._root)
+        self.close()
+
+    def close(self) -> None:
+        os.close(self.root)
 
     @contextmanager
     def parent_of(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
@@ -63,7 +66,7 @@ class Tree:
         *above, name = path.split("/")
         opened: list[int] = []
         try:
-            folder = self._root
+            folder = self.root
             for at, component in enumerate(above):
                 folder = self._step(folder, component, "/".join(above[:at]), make)
                 opened.append(folder)

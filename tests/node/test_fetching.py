@@ -21,6 +21,7 @@ from p2phub.errors import (
 from p2phub.node import downloads
 from p2phub.node.api import Fetched, FetchRequest, Progress
 from p2phub.node.limits_api import LimitChange
+from p2phub.paths import PART_FOLDER
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import FilePage, Manifest, cut_pages, page_ref
@@ -425,3 +426,34 @@ async def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
             file.write(bytes([byte ^ 1]))
         verified = await b.verify(reference, ignore)
         assert [fault.path for fault in verified.faults] == ["weights.bin"]
+
+
+@pytest.mark.parametrize("is_in_folder", [True, False])
+async def test_many_small_files_show_when_all_are_there(
+    tmp_path: Path, is_in_folder: bool
+) -> None:
+    model = tmp_path / "model"
+    rng = random.Random(12)
+    for number in range(120):
+        path = model / f"{number // 30}" / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.randrange(1, 600_000)))
+    out = tmp_path / "out"
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        content_id = await publish(a, model)
+        def look(progress: Progress) -> None:
+            if progress.stage == "transfer":
+                seen = [path for path in tmp_path.rglob("*.bin") if model not in path.parents]
+                assert all(PART_FOLDER in str(path) for path in seen)
+
+        fetched = await b.fetch(
+            FetchRequest(
+                reference=parse_reference(content_id),
+                destination=out if is_in_folder else None,
+                peers=(await address(a),),
+                room_wait_s=0,
+            ),
+            look,
+        )
+        assert same_files(model, fetched.path)
+        assert not list(tmp_path.rglob(f"*{PART_FOLDER}*"))

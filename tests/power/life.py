@@ -32,6 +32,7 @@ from tests.trust.builders import NOW
 Tell = Callable[[str, int], None]
 Files = Mapping[str, bytes]  # signed metadata by name
 MEND_EVERY = 3  # lives: reading all again makes many calls, and others are to be met too
+MANY = 40  # small files of one release
 IDLE_S = 7200.0  # later than now: parts that nobody keeps are collected too
 
 
@@ -77,6 +78,18 @@ class Generation:
     def own_release(self) -> tuple[Manifest, FilePage]:
         return manifest_of({"own": self.own, "own small": self.own_small})
 
+    @cached_property
+    def many(self) -> list[SampleFile]:
+        """Enough small files to be laid out while they arrive."""
+        rng = random.Random(self.number * 16 + 6)
+        return [
+            sample(rng.randrange(1, 400), seed=self.number * MANY + index) for index in range(MANY)
+        ]
+
+    @cached_property
+    def many_release(self) -> tuple[Manifest, FilePage]:
+        return manifest_of({f"deep/{index:02}": file for index, file in enumerate(self.many)})
+
     @property
     def files(self) -> list[SampleFile]:
         return [self.big, self.small, self.placed, self.own, self.own_small]
@@ -86,7 +99,8 @@ class Generation:
         found = [document for file in self.files for document in file.documents]
         for manifest, page in (self.fetched_release, self.own_release):
             found += [manifest.encode(), page.encode()]
-        return [digest(some) for some in found] + [self.small.object, self.own_small.object]
+        singles = [self.small, self.own_small, *self.many]
+        return [digest(some) for some in found] + [file.object for file in singles]
 
 
 @dataclass
@@ -170,6 +184,7 @@ class Life:
             tree = self._home.root / "releases" / f"{of.number}"
             store.materialize(page.files, tree)
             self._tell("tree", of.number)
+            self._fetch_many(out / "many")
             store.add_release(
                 Release(manifest.digest, f"fetched {of.number}", path=tree, added_s=of.number)
             )
@@ -177,6 +192,21 @@ class Life:
         if of.number % 3 == 0:
             store.pin(manifest.digest, True)
             self._tell("pinned", of.number)
+
+    def _fetch_many(self, folder: Path) -> None:
+        """Small files are laid out while they come."""
+        store, of = self._store, self._generation
+        page = of.many_release[1]
+        [name] = store.put([page.encode()])
+        layout = store.lay_out(page.files, folder)
+        for start, stop in ((0, MANY // 2), (MANY // 2, MANY)):
+            data = b"".join(file.data for file in of.many[start:stop])
+            writer = store.span_writer([Run(name, start, stop)])
+            writer.write(0, stop - start, memoryview(data))
+            store.checkpoint()
+            layout.advance(len(data) // 2)
+        layout.place()
+        self._tell("many", of.number)
 
     def publish(self) -> None:
         """Two files of the user's are taken and released."""
@@ -326,6 +356,7 @@ class Promises:
             except Exception as error:  # whatever it is, the promise is broken
                 faults.append(f"lost: {what} {number}: {error!r}")
         faults += self._false_chunks(home)
+        faults += self._false_files(home)
         home.store.recheck()
         lost = [one for one in home.store.withdrawn() if one.object not in self._rotten()]
         faults += [f"withdrawn: {one.reason}" for one in lost]
@@ -359,6 +390,16 @@ class Promises:
                             faults.append(f"false: bit {index}: {error!r}")
         return faults
 
+    def _false_files(self, home: Home) -> list[str]:
+        """Everything that people see of what was laid out while it came."""
+        faults = []
+        for number in self.begun:
+            for index, file in enumerate(Generation(number).many):
+                path = home.root / "out" / f"{number}" / "many" / "deep" / f"{index:02}"
+                if path.exists() and path.read_bytes() != file.data:
+                    faults.append(f"false: {path}")
+        return faults
+
     def _lowered(self, home: Home) -> list[str]:
         if not self.trusted:
             return []
@@ -390,6 +431,12 @@ def _is_kept(home: Home, what: str, of: Generation) -> bool:
             return store.get(of.small.object) == of.small.data
         case "placed":
             return (out / "sub" / "placed").read_bytes() == of.placed.data
+        case "many":
+            folder = out / "many" / "deep"
+            return all(
+                (folder / f"{index:02}").read_bytes() == file.data
+                for index, file in enumerate(of.many)
+            )
         case "out" | "tree":
             folder = out if what == "out" else tree
             return all(

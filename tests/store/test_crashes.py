@@ -4,12 +4,9 @@ broken.
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +16,6 @@ from tests.store.power_cut import FragileFileSystem, PowerCut
 from tests.store.small_life import SmallLife
 
 KILLS = 60
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: the disk of these tests is simulated, real syncs only
-    wait.
-    """
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
 
 
 def cut_once(root: Path, cut_at: int, rng: random.Random, *, syncs: bool = True) -> bool:

@@ -1,0 +1,221 @@
+"""Making the files of one tree out of what the store holds: small ones in groups out of packs,
+others by reflink, hard link or copy. Every byte that is copied is hashed on its way.
+
+The tree is ours and hidden; who shows it is placing.py. Nothing made here is durable before `sync`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2phub.digest import Digest, Sha256, sha256
+from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld
+from p2phub.proto.manifest import FileRecord
+from p2phub.store.base import Method, ObjectState
+from p2phub.store.file_system import failure, failures
+from p2phub.store.holdings import Holdings
+from p2phub.store.objects import StoredObject
+from p2phub.store.trees import Tree
+
+READ_BYTES = 1 << 20
+GROUP_FILES_MAX = 256  # small files read and written together: one look-up for all of them
+GROUP_BYTES_MAX = 8 << 20
+SYNC_EACH_MAX = 32  # files synced one by one; beyond it the whole file system is synced once
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+
+
+@dataclass(slots=True)
+class Making:
+    """Makes files at their paths in one tree that nobody else writes to."""
+
+    holdings: Holdings
+    tree: Tree
+    is_read_only: bool
+    is_linked: bool  # hard links to the store's own files where blocks can't be shared
+    without_reflink: set[tuple[int, int]]  # pairs of devices, as found so far by anybody
+    methods: dict[Method, int] = field(default_factory=dict)
+    extra_bytes: int = 0
+    _recomputed: list[tuple[bytes, Digest]] = field(default_factory=list)  # of small files
+
+    def make_all(self, files: Sequence[FileRecord]) -> None:
+        """Raises NotHeld, CorruptChunk, DigestMismatch, and what the disk refuses."""
+        for group in groups(files):
+            if self.write_group(group):
+                continue
+            for file in group:
+                method, size = self._make(file)
+                self.methods[method] = self.methods.get(method, 0) + 1
+                self.extra_bytes += size
+
+    def write_group(self, files: Sequence[FileRecord]) -> bool:
+        """Write files of one folder out of packs. False, and nothing was made: some lie elsewhere,
+        are not durable yet or are not as they must be.
+        """
+        if files[0].chunk_count != 1:  # what lies in packs by its name is the record
+            return False
+        # Where the last one lacks, the others need not be looked for: they come in order for most.
+        if len(files) > 1 and not self.holdings.index.in_packs([files[-1].object]):
+            return False
+        places = self.holdings.index.locations([file.object for file in files])
+        try:
+            located = [places[file.object] for file in files]
+            views = self.holdings.packs.read_together(located)
+        except (KeyError, FileNotFoundError):
+            return False
+        # Of a file of one chunk, this says as much as the chunk's own name.
+        if any(sha256(view) != file.sha256 for file, view in zip(files, views, strict=True)):
+            return False
+        disk, above = self.holdings.files, self.tree.folder
+        with self.tree.parent_of(files[0].path) as (folder, _):
+            for file, view in zip(files, views, strict=True):
+                target = disk.open(file.path.rpartition("/")[2], _NEW, folder=folder)
+                try:
+                    disk.write(target, [view], 0, f"{above}/{file.path}")
+                    if self.is_read_only:
+                        disk.set_mode(target, 0o444, f"{above}/{file.path}")
+                finally:
+                    disk.close(target)
+        self._recomputed += ((file.sha256, file.object) for file in files)
+        self.methods[Method.COPY] = self.methods.get(Method.COPY, 0) + len(files)
+        self.extra_bytes += sum(file.size for file in files)
+        return True
+
+    def _make(self, file: FileRecord) -> tuple[Method, int]:
+        """How it was made, and how many bytes that took."""
+        disk, tree = self.holdings.files, self.tree
+        object = self.holdings.named(file.object) if file.chunk_count else None
+        is_whole = object is not None and object.row.state is ObjectState.COMPLETE
+        is_own = object is not None and is_whole and object.row.kind == "data"
+        with tree.parent_of(file.path) as (folder, name):
+            where = tree.folder / file.path
+            target = disk.open(name, _NEW, folder=folder)
+            try:
+                if file.chunk_count == 0:
+                    method, size = Method.COPY, 0
+                elif object is not None and is_whole and self._clone(object, target, where):
+                    method, size = Method.REFLINK, 0
+                elif is_own and object is not None and self.is_linked:
+                    disk.remove(where)
+                    if disk.link(self.holdings.path(object), name, target_folder=folder):
+                        return Method.HARDLINK, 0
+                    disk.close(target)
+                    target = disk.open(name, _NEW, folder=folder)
+                    method, size = Method.COPY, self._copy(object, file, target, where)
+                elif object is not None and is_whole:
+                    method, size = Method.COPY, self._copy(object, file, target, where)
+                else:
+                    method, size = Method.COPY, self._write_single(file, target, where)
+                if self.is_read_only:
+                    disk.set_mode(target, 0o444, where)
+            finally:
+                disk.close(target)
+        return method, size
+
+    def _clone(self, object: StoredObject, target: int, where: Path) -> bool:
+        source_path = self.holdings.path(object)
+        try:
+            source = self.holdings.files.open(source_path, os.O_RDONLY)
+        except FileNotFoundError:
+            self.holdings.withdraw(object, "was removed")
+            raise NotHeld(f"{source_path} was removed", path=str(source_path)) from None
+        try:
+            pair = (
+                self.holdings.files.status(source, source_path).st_dev,
+                self.holdings.files.status(target, where).st_dev,
+            )
+            if pair in self.without_reflink:
+                return False
+            first = memoryview(bytearray(1))
+            # Reading a byte compares the stamp of a file of the user's, before and after.
+            self.holdings.read(object, 0, first)
+            if not self.holdings.files.clone(source, target, where):
+                self.without_reflink.add(pair)
+                return False
+            self.holdings.read(object, 0, first)
+            return True
+        finally:
+            self.holdings.files.close(source)
+
+    def _copy(self, object: StoredObject, file: FileRecord, target: int, where: Path) -> int:
+        state, buffer = Sha256(), memoryview(bytearray(READ_BYTES))
+        for offset in range(0, file.size, READ_BYTES):
+            view = buffer[: min(READ_BYTES, file.size - offset)]
+            got = self.holdings.read(object, offset, view)
+            state.update(view[:got])
+            self.holdings.files.write(target, [view[:got]], offset, where)
+        if state.digest() != object.row.sha256:
+            raise CorruptChunk(
+                f"{self.holdings.path(object)} is not as it was written: check the disk",
+                path=str(self.holdings.path(object)),
+            )
+        return file.size
+
+    def _write_single(self, file: FileRecord, target: int, where: Path) -> int:
+        data = self.holdings.get(file.object)
+        got = sha256(data)
+        if len(data) != file.size or got != file.sha256:
+            raise mismatch(file, got)
+        self._recomputed.append((got, file.object))
+        return self.holdings.files.write(target, [data], 0, where)
+
+    def sync(self, *, is_each: bool) -> None:
+        """Make the contents of all files durable, and what was learned of small ones.
+
+        is_each: file by file, which is quicker for a few that were just made.
+        """
+        recomputed, self._recomputed = self._recomputed, []
+        if recomputed:
+            with self.holdings.index.transaction() as change:
+                change.add_small_files(recomputed)
+        disk = self.holdings.files
+        if not is_each:
+            # By the descriptor from before the first file: what the system failed to write since
+            # then, and told nobody, it tells here.
+            disk.sync_file_system(self.tree.root, self.tree.folder)
+            return
+        for path in _files_below(self.tree.folder):
+            with failures(path):
+                file = disk.open(path, os.O_RDONLY)
+            try:
+                disk.sync(file, path)
+            finally:
+                disk.close(file)
+
+
+def groups(files: Sequence[FileRecord]) -> Iterator[list[FileRecord]]:
+    """Files that lie side by side and are of one chunk, so many at a time; others by themselves."""
+    group: list[FileRecord] = []
+    size, folder = 0, ""
+    for file in files:
+        above = file.path.rpartition("/")[0]
+        is_full = len(group) >= GROUP_FILES_MAX or size + file.size > GROUP_BYTES_MAX
+        if group and (is_full or above != folder or file.chunk_count != 1):
+            yield group
+            group, size = [], 0
+        if file.chunk_count != 1:
+            yield [file]
+            continue
+        group.append(file)
+        size, folder = size + file.size, above
+    if group:
+        yield group
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise failure(error, folder) from error  # not listed would be not synced
+
+    for above, _, names in os.walk(folder, onerror=stop):
+        for name in names:
+            yield Path(above) / name
+
+
+def mismatch(file: FileRecord, got: bytes) -> DigestMismatch:
+    return DigestMismatch(
+        f"the manifest states a false SHA-256 for {file.path}: do not trust the release",
+        path=file.path, sha256=file.sha256.hex(), got=got.hex(),
+    )  # fmt: skip
