@@ -21,7 +21,8 @@ HASH_AHEAD_YIELD = 10  # pause for this many times what it waited for a core: th
 HASH_AHEAD_YIELD_S_MAX = 0.1  # or the last bytes, when nobody needs the core, would wait for it
 HASH_AHEAD_FILES = 64  # of a release: smaller ones cost little to hash at the end
 HASH_AHEAD_PAUSE_S = 0.02  # gathers some MB, so that a thread is not woken for every frame
-LAY_AHEAD_BYTES = 4 << 20  # of small files at once: 20 ms of a core, which a cancel waits for
+LAY_AHEAD_YIELD_S_MAX = 1.0  # as for hashing; what is left over is laid out at the end
+LAY_AHEAD_BYTES = 1 << 20  # of small files at once, or one group: a cancel waits for it
 DISCARD_TIMEOUT_S = 2.0  # a daemon that ends is given 4.5 s for all
 
 
@@ -59,8 +60,18 @@ async def lay_ahead(layout: Layout, transfer: Transfer) -> None:
     with suppress(StoreError):
         while True:
             durable = transfer.next_checkpoint()
-            if not await trio.to_thread.run_sync(layout.advance, LAY_AHEAD_BYTES):
+            laid_bytes, waited_s = await trio.to_thread.run_sync(_lay_some, layout)
+            if not laid_bytes:
                 await durable.wait()
+            elif waited_s:
+                await trio.sleep(min(HASH_AHEAD_YIELD * waited_s, LAY_AHEAD_YIELD_S_MAX))
+
+
+def _lay_some(layout: Layout) -> tuple[int, float]:
+    """Bytes laid out, and for how long other threads left no core for it."""
+    before_s = core_wait_s()
+    laid_bytes = layout.advance(LAY_AHEAD_BYTES)
+    return laid_bytes, core_wait_s() - before_s
 
 
 async def discard(layout: Layout) -> None:
