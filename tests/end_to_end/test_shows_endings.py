@@ -66,10 +66,12 @@ def test_a_port_of_another_node_is_taken_too(world: World) -> None:
 
 def test_ctrl_c_ends_a_fetch_which_goes_on_later(world: World) -> None:
     fetch = ["fetch", world.content_id, "--peer", world.publisher.address]
+    world.publisher.json("limit", "--up", "20M")  # or it is over before the signal
     running = start(world.user.home, *fetch)
     until(lambda: bool(world.user.status()["transfers"]), "fetching")
     running.send_signal(signal.SIGINT)
     _, stderr = running.communicate(timeout=END_SECONDS_MAX)
+    world.publisher.json("limit", "--up", "off")
     assert running.returncode == 130 and "Traceback" not in stderr
     until(lambda: not world.user.status()["transfers"], "stopped", timeout_s=END_SECONDS_MAX)
     fetched = world.user.json(*fetch)
