@@ -44,7 +44,8 @@ SESSIONS_MAX = 50  # of one download: more peers than that add nothing but bookk
 ROOM_LOOK_S = 1.0  # between two looks for sessions of which nothing comes, while peers wait
 STALL_TIMEOUT_S = 60.0  # without one verified byte from anyone
 RENEW_S = 20.0  # without one: sessions that give us nothing to ask for are opened anew
-REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5  # a session that broke is opened anew, so often
+# A session that broke is opened anew; so often in a row if nothing came of it, after longer pauses.
+REDIAL_PAUSE_S, REDIALS_MAX = 2.0, 5
 
 
 # The digest of a page, bytes to fetch per entry, and the have-bits of this node.
@@ -211,8 +212,9 @@ class Transfer:
 
     async def _keep_session(self, peer: PeerId) -> None:
         share = self.shares.setdefault(peer, Share(peer))
-        pause_s = REDIAL_PAUSE_S
-        for _ in range(REDIALS_MAX):
+        fruitless_count = 0
+        while fruitless_count < REDIALS_MAX:
+            received_bytes = share.received_bytes
             session = PeerSession(self, peer, share)
             self._sessions[peer] = session
             try:
@@ -231,8 +233,8 @@ class Transfer:
                 self._started.discard(peer)
             if session.is_ended:
                 return
-            await trio.sleep(pause_s)
-            pause_s *= 2
+            fruitless_count = 0 if share.received_bytes > received_bytes else fruitless_count + 1
+            await trio.sleep(REDIAL_PAUSE_S * 2 ** max(0, fruitless_count - 1))
 
     async def _checkpoint(self) -> None:
         while True:

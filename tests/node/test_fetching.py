@@ -119,7 +119,7 @@ async def test_lanes_that_break_again_and_again_do_not_end_a_fetch(tmp_path: Pat
 async def test_a_session_in_which_nothing_happens_is_opened_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "RENEW_S", 1.0)
+    monkeypatch.setattr(downloads, "RENEW_S", 3.0)
     async with node(tmp_path / "one") as one, node(tmp_path / "two") as two:
         reference = await publish(one, write_model(tmp_path / "model", size=8_000_000))
         await one.limits.limit(LimitChange(up="4M"))
