@@ -67,6 +67,7 @@ class SendingChannel(Channel, Protocol):
 
 
 OnSending: TypeAlias = Callable[[SendingChannel], None]
+OnRoom: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Channels:
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()
         self._buffers = BufferPool()
+        self._waiting: dict[Session, OnRoom] = {}  # for room for a channel, who came first first
         self._offered: dict[Session, bytes] = {}  # the one ticket that each session has open
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
@@ -149,6 +151,19 @@ class Channels:
 
     # ---- the uploading end -----------------------------------------------------------------------
 
+    def is_full_for(self, session: Session, on_room: OnRoom) -> bool:
+        """Whether there is no room for one more channel, or others wait for it. `on_room` is called
+        when it is this session's turn.
+        """
+        if self._room_count > 0 and not self._waiting:
+            return False
+        self._waiting[session] = on_room
+        return True
+
+    @property
+    def _room_count(self) -> int:
+        return 2 * LANES_EACH_WAY_MAX - len(self._open)
+
     def offer_sending(
         self, session: Session, on_channel: OnSending, on_event: OnEvent
     ) -> LaneTicket | LaneRefused:
@@ -157,22 +172,15 @@ class Channels:
         It takes the place of the one offered before: `take_back` it when the session ends.
         """
         self.take_back(session)
-        if len(self._open) >= 2 * LANES_EACH_WAY_MAX:
+        if self._room_count <= 0:
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
         secret = secrets.token_bytes(TICKET_BYTES)
-        if (
-            self._listener is not None
-            and session.remote_host is not None
-            and self._has_room_for_lane(self.up)
-        ):
+        if self._listener is not None and session.remote_host is not None:
 
             def on_lane(channel: LaneChannel) -> None:
                 self._stream_tickets.pop(secret, None)
-                if self._has_room_for_lane(self.up):
-                    on_channel(self._sending_lane(channel, session.peer, on_event))
-                else:
-                    channel.close()  # others were faster: the next ticket is for a stream
+                on_channel(self._sending_lane(channel, session.peer, on_event))
 
             try:
                 secret = self._listener.issue_ticket(session.remote_host, on_lane)
@@ -186,7 +194,8 @@ class Channels:
         return LaneTicket(secret, fingerprint, port)
 
     def take_back(self, session: Session) -> None:
-        """Let nobody use the ticket that `session` has open, if it has one."""
+        """Let nobody use the ticket that `session` has open, if it has one, or waits for."""
+        self._waiting.pop(session, None)
         secret = self._offered.pop(session, None)
         if secret is not None:
             self._stream_tickets.pop(secret, None)
@@ -198,10 +207,9 @@ class Channels:
     ) -> SendingChannel:
         """Dial the downloader's own listener.
 
-        Raises PeerUnreachable, PeerTimeout, ProtocolViolation; LanesBusy if there are too many.
+        Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
         """
-        channel = await self._dial(ticket, session, self.up)
-        return self._sending_lane(channel, session.peer, on_event)
+        return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
 
     def offer_strand(self, session: Session, channel: SendingChannel) -> LaneTicket | LaneRefused:
         """As `offer_sending`, for one more strand of a lane that the other end dialled."""
@@ -257,12 +265,12 @@ class Channels:
 
         Raises P2phubError.
         """
-        try:
-            channel = await self._dial(ticket, session, self.down)
-            return self._receiving_lane(channel, session.peer, on_event)
-        except P2phubError:
-            pass  # behind a firewall, perhaps: it may reach us
-        if self._has_room_for_lane(self.down):
+        if self._has_room_to_receive:
+            try:
+                channel = await self._dial(ticket, session)
+                return self._receiving_lane(channel, session.peer, on_event)
+            except P2phubError:
+                pass  # behind a firewall, perhaps: it may reach us
             dialled = await self._be_dialled(session)
             if dialled is not None:
                 return self._receiving_lane(dialled, session.peer, on_event)
@@ -284,7 +292,7 @@ class Channels:
         """Dial one more strand of a lane; where that fails the lane stays as it is."""
         assert isinstance(channel, Lane)
         try:
-            channel.widen(await self._dial(ticket, session, None))
+            channel.widen(await self._dial(ticket, session))
         except P2phubError:
             pass  # one strand moves everything, too
 
@@ -296,29 +304,19 @@ class Channels:
         lane.start()
         return lane
 
-    async def _dial(self, ticket: LaneTicket, session: Session, rates: Rates | None) -> LaneChannel:
-        """rates: of the direction in which there must be room for one more lane."""
+    async def _dial(self, ticket: LaneTicket, session: Session) -> LaneChannel:
         if not ticket.port or session.remote_host is None:
             raise LanesBusy()
-        if rates is not None and not self._has_room_for_lane(rates):
-            raise LanesBusy()
         # Only the address of the live session is dialled: a ticket cannot make us knock elsewhere.
-        channel = await connect_lane(
+        return await connect_lane(
             session.remote_host, ticket.port, ticket.ticket, ticket.fingerprint
         )
-        if rates is not None and not self._has_room_for_lane(rates):
-            channel.close()
-            raise LanesBusy()
-        return channel
 
-    def _has_room_for_lane(self, rates: Rates) -> bool:
-        """Whether one more lane, and its thread, may live in this direction."""
-        lanes = (
-            channel
-            for channel, told in self._open.items()
-            if told.rates is rates and isinstance(channel, Lane)
-        )
-        return sum(1 for _ in lanes) < LANES_EACH_WAY_MAX
+    @property
+    def _has_room_to_receive(self) -> bool:
+        """Whether one more lane, and its thread, may receive; beyond, streams do."""
+        lanes_count = sum(isinstance(channel, ReceivingLane) for channel in self._open)
+        return lanes_count < LANES_EACH_WAY_MAX
 
     async def _be_dialled(self, session: Session) -> LaneChannel | None:
         if self._listener is None or session.remote_host is None:
@@ -363,6 +361,8 @@ class Channels:
         if isinstance(event, ChannelClosed):
             del self._open[event.channel]
             told.rates.remove(told.credit)
+            for session in list(self._waiting)[: self._room_count]:
+                self._waiting.pop(session)()
         try:
             told.on_event(event)
         except Exception:  # of whom the channel is for: the others' events go on

@@ -429,9 +429,7 @@ async def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_in_folder", [True, False])
-async def test_many_small_files_show_when_all_are_there(
-    tmp_path: Path, is_in_folder: bool
-) -> None:
+async def test_many_small_files_show_when_all_are_there(tmp_path: Path, is_in_folder: bool) -> None:
     model = tmp_path / "model"
     rng = random.Random(12)
     for number in range(120):
@@ -441,6 +439,7 @@ async def test_many_small_files_show_when_all_are_there(
     out = tmp_path / "out"
     async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
         content_id = await publish(a, model)
+
         def look(progress: Progress) -> None:
             if progress.stage == "transfer":
                 seen = [path for path in tmp_path.rglob("*.bin") if model not in path.parents]
