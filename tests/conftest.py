@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,3 +102,11 @@ def sample(package: str, folder: str) -> Path:
     if not path.is_dir():
         pytest.fail(f"{path} is not there: run `make setup`", pytrace=False)
     return path
+
+
+def pytest_sessionstart() -> None:
+    """Let Ctrl-C reach the processes of tests also where the shell that began us ignores it, as it
+    does for whatever it runs in the background.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
