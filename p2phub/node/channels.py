@@ -67,7 +67,6 @@ class SendingChannel(Channel, Protocol):
 
 
 OnSending: TypeAlias = Callable[[SendingChannel], None]
-OnRoom: TypeAlias = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,6 @@ class Channels:
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()
         self._buffers = BufferPool()
-        self._waiting: dict[Session, OnRoom] = {}  # for room for a channel, who came first first
         self._offered: dict[Session, bytes] = {}  # the one ticket that each session has open
         self._stream_tickets: dict[bytes, _StreamTicket] = {}
         self._nursery: trio.Nursery | None = None
@@ -151,19 +149,6 @@ class Channels:
 
     # ---- the uploading end -----------------------------------------------------------------------
 
-    def is_full_for(self, session: Session, on_room: OnRoom) -> bool:
-        """Whether there is no room for one more channel, or others wait for it. `on_room` is called
-        when it is this session's turn.
-        """
-        if self._room_count > 0 and not self._waiting:
-            return False
-        self._waiting[session] = on_room
-        return True
-
-    @property
-    def _room_count(self) -> int:
-        return 2 * LANES_EACH_WAY_MAX - len(self._open)
-
     def offer_sending(
         self, session: Session, on_channel: OnSending, on_event: OnEvent
     ) -> LaneTicket | LaneRefused:
@@ -172,7 +157,7 @@ class Channels:
         It takes the place of the one offered before: `take_back` it when the session ends.
         """
         self.take_back(session)
-        if self._room_count <= 0:
+        if len(self._open) >= 2 * LANES_EACH_WAY_MAX:
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
         secret = secrets.token_bytes(TICKET_BYTES)
@@ -194,8 +179,7 @@ class Channels:
         return LaneTicket(secret, fingerprint, port)
 
     def take_back(self, session: Session) -> None:
-        """Let nobody use the ticket that `session` has open, if it has one, or waits for."""
-        self._waiting.pop(session, None)
+        """Let nobody use the ticket that `session` has open, if it has one."""
         secret = self._offered.pop(session, None)
         if secret is not None:
             self._stream_tickets.pop(secret, None)
@@ -361,8 +345,6 @@ class Channels:
         if isinstance(event, ChannelClosed):
             del self._open[event.channel]
             told.rates.remove(told.credit)
-            for session in list(self._waiting)[: self._room_count]:
-                self._waiting.pop(session)()
         try:
             told.on_event(event)
         except Exception:  # of whom the channel is for: the others' events go on

@@ -360,11 +360,6 @@ class _ServedSession:
     def _offer_lane(self) -> None:
         self._is_lane_owed = False
         channels = self._serving._channels
-        if not channels.is_full_for(self._session, self._say_ticket):
-            self._say_ticket()
-
-    def _say_ticket(self) -> None:
-        channels = self._serving._channels
         self._say(channels.offer_sending(self._session, self._on_channel, self._on_event))
 
     async def _dial_lane(self, ticket: LaneTicket) -> None:

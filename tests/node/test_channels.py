@@ -14,13 +14,13 @@ import trio
 from p2phub.errors import P2phubError
 from p2phub.net.base import Stream
 from p2phub.net.lane_events import ChannelClosed, ChannelEvent, SpanDone
-from p2phub.net.lane_listener import LaneListener, connect_lane
+from p2phub.net.lane_listener import LaneListener
 from p2phub.net.memory import MemoryHub
 from p2phub.node.channels import Channels, IncomingSpan, OutgoingSpan, SendingChannel
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
 from p2phub.proto.limits import LANE_CANCEL_S, LANES_EACH_WAY_MAX, STREAMS_PER_PEER_MAX
-from p2phub.proto.messages import LaneRefused, LaneTicket
+from p2phub.proto.messages import LaneTicket
 from tests.conftest import LoggedFaults
 from tests.node.cancelling import CancelAtStep
 
@@ -142,43 +142,6 @@ async def test_many_channels_take_no_more_threads_than_lanes_may_and_all_of_them
         with trio.fail_after(LANE_CANCEL_S + 5):  # and a machine that is busy
             while both.down.open_count:
                 await trio.sleep(0.01)
-
-
-async def test_who_waits_for_room_gets_it_in_turn() -> None:
-    async with ends(has_listeners=True) as both:
-        receiving = []
-        for number in range(2 * LANES_EACH_WAY_MAX):
-            assert not both.up.is_full_for(both.up_session, _never)
-            ticket = await both.ticket()
-            if number < LANES_EACH_WAY_MAX:
-                channel = await both.down.open_receiving(ticket, both.down_session, ignore)
-            else:  # as others would: whoever receives has room for so many lanes only
-                channel = await connect_lane(
-                    "127.0.0.1", ticket.port, ticket.ticket, ticket.fingerprint
-                )
-            receiving.append(channel)
-            with trio.fail_after(10):
-                while len(both.sending) <= number:
-                    await trio.sleep(0.001)
-        turns: list[str] = []
-        first, second = Session(both.up_session._stream), Session(both.up_session._stream)
-        gone = Session(both.up_session._stream)
-        assert both.up.is_full_for(gone, lambda: turns.append("gone"))
-        assert both.up.is_full_for(first, lambda: turns.append("first"))
-        assert both.up.is_full_for(second, lambda: turns.append("second"))
-        assert isinstance(both.up.offer_sending(gone, both.sending.append, ignore), LaneRefused)
-        for count, name in enumerate(("first", "second"), start=1):
-            both.sending[count].close()
-            with trio.fail_after(10):
-                while len(turns) < count:
-                    await trio.sleep(0.001)
-            assert turns[-1] == name
-        for channel in receiving:
-            channel.close()
-
-
-def _never() -> None:
-    raise AssertionError("nobody waits")
 
 
 def _fill(first: int, stop: int, into: memoryview) -> None:
