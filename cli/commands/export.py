@@ -18,7 +18,7 @@ from p2phub.paths import hub_cache, ollama_models
 @click.option(
     "--link",
     type=click.Choice(["hardlink"]),
-    help="Where blocks can't be shared, hard links instead of copies: nobody may write to them.",
+    help="Where blocks can't be shared, no copies but hard links: an edit of one changes both.",
 )
 @click.option("--as", "name", metavar="NAME", help="What the tool shall call it.")
 @click.option("--into", metavar="DIR", help="The tool's folder [default: as the tool finds it].")
@@ -39,8 +39,8 @@ def export(
     p2phub export hf REF        into the Hugging Face Hub's cache ($HF_HUB_CACHE, $HF_HOME)
     p2phub export ollama REF    a GGUF file, into ollama's models ($OLLAMA_MODELS)
 
-    Blocks are shared where the file system can; else files are copied, or linked with --link. What
-    lies in folders of yours is never linked: an edit of the one would change the other.
+    Blocks are shared where the file system can; else files are copied, or linked with --link: then
+    an edit here is an edit there too, and this node holds that file no longer.
     """
     tool, reference = (first, second) if first in ("hf", "ollama") else ("folder", first)
     if tool == "folder":
@@ -68,8 +68,8 @@ def export(
     )
     if link and "copy" in done["method"]:
         note(
-            "what lies in folders of yours, or is small, was copied: only the store's own read-only"
-            " files are linked"
+            "what was copied is small, lies on another disk, or the file system takes no second"
+            " names"
         )
     if tool != "folder":
         note(f"{tool} finds it as {visible(done['name'])}")

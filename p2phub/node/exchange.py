@@ -24,7 +24,7 @@ from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.messages import Run
 from p2phub.proto.names import PetnameReference, Reference, ReleaseReference
-from p2phub.store.base import Placement, SourceFile, Store
+from p2phub.store.base import Links, Placement, SourceFile, Store
 from p2phub.store.folder import FolderListing, list_folder
 from p2phub.store.hub_cache import Snapshot, commit_of_revision, list_snapshot, write_snapshot
 from p2phub.store.named_files import NamedFile, check_names, listing_of
@@ -92,6 +92,7 @@ class Exchange:
 
     def _lay_out(self, request: ExportRequest, tree: Tree, name: str) -> tuple[Placement, int]:
         """The placement, and the bytes of all files in it."""
+        links = Links.ALL if request.hardlink else Links.NONE
         if request.tool == "hf":
             kind = tree.manifest.kind if tree.manifest is not None else "model"
             commit = tree.digest[:20].hex()  # as the gateway names it
@@ -99,14 +100,14 @@ class Exchange:
             revisions = (version, "main") if version else ("main",)
             cache = HubCache(request.folder, kind, name)
             snapshot = Snapshot(cache, commit, revisions, tree.files)
-            placed = write_snapshot(self._store, snapshot, is_linked=request.hardlink)
+            placed = write_snapshot(self._store, snapshot, links=links)
             return placed, tree.data_size
         if request.tool == "ollama":
             model = self._only_gguf(tree)
             models = OllamaModels(request.folder)
-            placed = write_model(self._store, models, name, model, is_linked=request.hardlink)
+            placed = write_model(self._store, models, name, model, links=links)
             return placed, model.size
-        placed = self._store.place_files(tree.files, request.folder, is_linked=request.hardlink)
+        placed = self._store.place_files(tree.files, request.folder, links=links)
         return placed, tree.data_size
 
     def _only_gguf(self, tree: Tree) -> FileRecord:

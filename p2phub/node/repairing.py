@@ -40,7 +40,7 @@ from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.manifest import FileRecord
 from p2phub.proto.names import parse_publisher_id
-from p2phub.store.base import ObjectState, Release, Store
+from p2phub.store.base import Links, ObjectState, Release, Store
 
 RETRY_S = 3600.0  # before what nobody had is asked for again
 PAUSE_S = 60.0  # between two passes, so that a dying disk does not fetch without end
@@ -313,7 +313,7 @@ class Repairing:
             (release.path / path).unlink()
         again = [file for file in files if file.path in wrong]
         if again:
-            self._store.place_files(again, release.path, is_linked=True)
+            self._store.place_files(again, release.path, links=Links.OWN)
 
     def _peers_of(self, release: Release) -> tuple[str, ...]:
         """Where its publisher says that it can be had."""

@@ -57,8 +57,16 @@ class Method(StrEnum):
     HELD = "held"  # was there already
     REFLINK = "reflink"  # blocks shared by the file system, 0 extra bytes
     ADOPTED = "adopted"  # the user's own file is used where it lies, 0 extra bytes
-    HARDLINK = "hardlink"  # a second name of the same read-only file, 0 extra bytes
+    HARDLINK = "hardlink"  # a second name of the same file, 0 extra bytes
     COPY = "copy"  # bytes written once more
+
+
+class Links(StrEnum):
+    """Which files may get a second name instead of a copy, where blocks can't be shared."""
+
+    NONE = "none"
+    OWN = "own"  # the store's own: read-only, so that nobody edits both by accident
+    ALL = "all"  # the user's too, because they asked for it: an edit of one changes the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,12 +388,12 @@ class Store(Protocol):
         """
 
     def place_files(
-        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+        self, files: Sequence[FileRecord], folder: Path, *, links: Links = Links.NONE
     ) -> Placement:
         """The user's own copies of complete files in `folder` (`fetch -o`), which may exist.
 
-        is_linked: where blocks can't be shared, a hard link to the store's own read-only file
-        instead of a copy: whoever writes to it all the same damages what the store holds.
+        links: what may be a hard link instead of a copy. Whoever writes to one changes what the
+        store holds: it finds out, and holds it no more.
 
         Files that `finish` placed there stay as they are; the others are made by reflink or copy,
         small ones are then used in place. Nothing is overwritten: an equal file is accepted,

@@ -30,6 +30,7 @@ from p2phub.store.base import (
     Collected,
     FileStamp,
     Inconsistency,
+    Links,
     ObjectState,
     ObjectStatus,
     Place,
@@ -83,7 +84,7 @@ class DiskStore:
         self._parts = Parts(self._holdings, self._journal)
         self._finishing = Finishing(self._holdings, self._journal, self._parts)
         self._taking = Taking(self._holdings, self._journal)
-        self._placing = Placing(self._holdings)
+        self._placing = Placing(self._holdings, self._journal)
         self._collecting = Collecting(self._holdings, self._journal, self._parts)
         self._scrubbing = Scrubbing(self._holdings)
         self._rereading = Rereading(self._holdings, self._journal)
@@ -261,9 +262,9 @@ class DiskStore:
         return self._placing.materialize(files, destination)
 
     def place_files(
-        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+        self, files: Sequence[FileRecord], folder: Path, *, links: Links = Links.NONE
     ) -> Placement:
-        return self._placing.place_files(files, folder, is_linked=is_linked)
+        return self._placing.place_files(files, folder, links=links)
 
     def lay_out(
         self, files: Sequence[FileRecord], folder: Path, *, is_tree: bool = False
@@ -380,7 +381,9 @@ class DiskStore:
             except OSError:
                 continue  # a disk that is away for a moment is not a file that changed
             object = self._holdings.object(id) if reason else None
-            if object is not None and object.row.path == path and object.row.stamp == stamp:
+            if object is None or object.namings:
+                continue
+            if object.row.path == path and object.row.stamp == stamp:
                 self._holdings.withdraw(object, reason)
                 changed += 1
         return rows[-1][0] if len(rows) == count else 0, changed

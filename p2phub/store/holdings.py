@@ -230,12 +230,12 @@ class Holdings:
         try:
             with self._open.use(object.file_key, lambda: self._open_file(row)) as file:
                 is_whole = row.kind != "part"
-                if is_whole and (reason := self._difference(file, path, row.stamp)):
+                if is_whole and (reason := self._change(object, row, file, path)):
                     got = 0
                 else:
                     got = self.files.read(file, into, offset, path)
                     if is_whole:
-                        reason = self._difference(file, path, row.stamp)
+                        reason = self._change(object, row, file, path)
         except FileNotFoundError:
             if object.row != row:
                 return self.read(object, offset, into)
@@ -290,6 +290,12 @@ class Holdings:
                 raise
             # It is being finished, and was renamed in this very moment.
             return self.files.open(row.target or self.folder.whole(row.digest), os.O_RDONLY)
+
+    def _change(self, object: StoredObject, row: ObjectRow, file: int, path: Path) -> str:
+        """As `_difference`, but for what we do to the file ourselves."""
+        reason = self._difference(file, path, row.stamp)
+        is_by_us = bool(object.namings) or object.row is not row
+        return "" if reason == TOUCHED and is_by_us else reason
 
     def _difference(self, file: int, path: AnyPath, stamp: FileStamp | None) -> str:
         """What is different about an open file of the user's; "" if nothing is."""

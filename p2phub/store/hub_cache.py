@@ -33,7 +33,7 @@ from p2phub.errors import (
 from p2phub.paths import INCOMPLETE, HubCache
 from p2phub.proto.file_paths import check_path, check_together
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Method, Placement, Store
+from p2phub.store.base import FileStamp, Links, Method, Placement, Store
 from p2phub.store.file_system import FileSystem
 from p2phub.store.named_files import NamedFile
 
@@ -142,7 +142,7 @@ class Snapshot:
     files: tuple[FileRecord, ...]
 
 
-def write_snapshot(store: Store, snapshot: Snapshot, *, is_linked: bool) -> Placement:
+def write_snapshot(store: Store, snapshot: Snapshot, *, links: Links) -> Placement:
     """Lay a release out in a cache: blobs, then links, then what the Hub would say, then names.
 
     Whatever ends it, no tool sees a part of it as whole. is_linked: hard links where blocks can't
@@ -160,7 +160,7 @@ def write_snapshot(store: Store, snapshot: Snapshot, *, is_linked: bool) -> Plac
             where = cache.blob(name).relative_to(cache.root).as_posix()
             records.append(replace(blobs[bytes.fromhex(name)], path=where))
         with _locked(files, [cache.lock(name) for name in group]):
-            placed = store.place_files(records, cache.root, is_linked=is_linked)
+            placed = store.place_files(records, cache.root, links=links)
         extra_bytes += placed.extra_bytes
         for method, count in placed.methods.items():
             methods[method] = methods.get(method, 0) + count

@@ -18,6 +18,7 @@ from p2phub.store.base import Method, ObjectState
 from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
+from p2phub.store.second_names import SecondNames
 from p2phub.store.trees import Tree
 
 READ_BYTES = 1 << 20
@@ -35,7 +36,7 @@ class Making:
     holdings: Holdings
     tree: Tree
     is_read_only: bool
-    is_linked: bool  # hard links to the store's own files where blocks can't be shared
+    names: SecondNames  # where blocks can't be shared
     without_reflink: set[tuple[int, int]]  # pairs of devices, as found so far by anybody
     methods: dict[Method, int] = field(default_factory=dict)
     extra_bytes: int = 0
@@ -89,7 +90,6 @@ class Making:
         disk, tree = self.holdings.files, self.tree
         object = self.holdings.named(file.object) if file.chunk_count else None
         is_whole = object is not None and object.row.state is ObjectState.COMPLETE
-        is_own = object is not None and is_whole and object.row.kind == "data"
         with tree.parent_of(file.path) as (folder, name):
             where = tree.folder / file.path
             target = disk.open(name, _NEW, folder=folder)
@@ -98,14 +98,13 @@ class Making:
                     method, size = Method.COPY, 0
                 elif object is not None and is_whole and self._clone(object, target, where):
                     method, size = Method.REFLINK, 0
-                elif is_own and object is not None and self.is_linked:
-                    disk.remove(where)
-                    if disk.link(self.holdings.path(object), name, target_folder=folder):
-                        return Method.HARDLINK, 0
-                    disk.close(target)
-                    target = disk.open(name, _NEW, folder=folder)
-                    method, size = Method.COPY, self._copy(object, file, target, where)
                 elif object is not None and is_whole:
+                    if self.names.are_for(object):
+                        disk.remove(where)
+                        if self.names.give(object, name, folder, where):
+                            return Method.HARDLINK, 0
+                        disk.close(target)
+                        target = disk.open(name, _NEW, folder=folder)
                     method, size = Method.COPY, self._copy(object, file, target, where)
                 else:
                     method, size = Method.COPY, self._write_single(file, target, where)

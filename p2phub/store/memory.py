@@ -1,5 +1,4 @@
-"""The store in memory, for tests and for nodes that keep nothing: the same contract without a disk
-of its own.
+"""The store in memory, for tests and for nodes that keep nothing: the contract without a disk.
 
 The user's files are read when taken and written when placed, so that `take` and `place_files` cost
 a copy here. One lock for everything: speed is no aim.
@@ -29,6 +28,7 @@ from p2phub.store.base import (
     Collected,
     CollectedObject,
     Inconsistency,
+    Links,
     Method,
     ObjectState,
     ObjectStatus,
@@ -300,7 +300,7 @@ class MemoryStore:
         return self._placing.materialize(files, destination)
 
     def place_files(
-        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+        self, files: Sequence[FileRecord], folder: Path, *, links: Links = Links.NONE
     ) -> Placement:
         return self._placing.place_files(files, folder)
 
@@ -493,7 +493,7 @@ class MemoryStore:
                 data = b"".join(self._content(file.object))
             else:
                 data = self.get(file.object)
-        if len(data) != file.size or sha256(data) != file.sha256:
+        if (len(data), sha256(data)) != (file.size, file.sha256):
             raise DigestMismatch(f"the SHA-256 stated of {file.path} is false", path=file.path)
         if file.chunk_count == 1:
             self._small[file.sha256] = file.object

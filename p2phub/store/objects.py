@@ -43,6 +43,7 @@ class StoredObject:
         self.written = {number: bytearray(some) for number, some in (held or {}).items()}
         self.durable = {number: bytearray(some) for number, some in (held or {}).items()}
         self.pending: dict[int, list[int]] = {}
+        self.namings = 0  # who gives the file more names now: its time of change is not its own
         self.prefix: PrefixHash | None = None  # of a part: what is hashed of it so far
         self._first_chunks = [segment.first_chunk for segment in segments]
 

@@ -17,7 +17,7 @@ from p2phub.errors import MalformedDocument, NoSuchFile, UnpublishableFile
 from p2phub.paths import OllamaModels
 from p2phub.proto.file_paths import check_path
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Placement, Store
+from p2phub.store.base import FileStamp, Links, Placement, Store
 from p2phub.store.file_system import FileSystem
 from p2phub.store.named_files import NamedFile
 
@@ -68,7 +68,7 @@ def list_model(models: OllamaModels, name: str) -> list[NamedFile]:
 
 
 def write_model(
-    store: Store, models: OllamaModels, name: str, model: FileRecord, *, is_linked: bool
+    store: Store, models: OllamaModels, name: str, model: FileRecord, *, links: Links
 ) -> Placement:
     """A GGUF file as a model that `ollama run NAME` finds: blobs first, then the manifest.
 
@@ -77,7 +77,7 @@ def write_model(
     files = FileSystem()
     digits = model.sha256.hex()
     where = models.blob(digits).relative_to(models.root).as_posix()
-    placed = store.place_files([replace(model, path=where)], models.root, is_linked=is_linked)
+    placed = store.place_files([replace(model, path=where)], models.root, links=links)
     config = sha256(_CONFIG).hex()
     _write(files, models.blob(config), _CONFIG)
     text = {

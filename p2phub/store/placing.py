@@ -18,20 +18,23 @@ from threading import Lock
 from p2phub.errors import DestinationExists, NotHeld
 from p2phub.paths import PART_FOLDER, TREE_UNDER_WAY, tree_under_way
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Method, ObjectState, Placement
+from p2phub.store.base import FileStamp, Links, Method, ObjectState, Placement
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
+from p2phub.store.journal import Journal
 from p2phub.store.making import SYNC_EACH_MAX, Making, groups, mismatch
 from p2phub.store.merging import merge_tree
 from p2phub.store.parts import remove_empty
+from p2phub.store.second_names import SecondNames
 from p2phub.store.trees import Tree, remove_tree
 
 
 class Placing:
     """Lays out files of one store."""
 
-    def __init__(self, holdings: Holdings) -> None:
+    def __init__(self, holdings: Holdings, journal: Journal) -> None:
         self._holdings = holdings
+        self._journal = journal
         self.files = holdings.files
         self._without_reflink: set[tuple[int, int]] = set()  # pairs of devices
         self._scratches: set[Path] = set()  # of trees being built now
@@ -42,20 +45,21 @@ class Placing:
         folder: Path,
         *,
         is_tree: bool = False,
-        is_linked: bool = False,
+        links: Links = Links.NONE,
     ) -> DiskLayout:
         """See `Store.lay_out`."""
-        return DiskLayout(self, files, folder, is_tree=is_tree, is_linked=is_linked or is_tree)
+        links = Links.OWN if is_tree else links
+        return DiskLayout(self, files, folder, is_tree=is_tree, links=links)
 
     def materialize(self, files: Sequence[FileRecord], destination: Path) -> Placement:
         """See `Store.materialize`."""
         return self.lay_out(files, destination, is_tree=True).place()
 
     def place_files(
-        self, files: Sequence[FileRecord], folder: Path, *, is_linked: bool = False
+        self, files: Sequence[FileRecord], folder: Path, *, links: Links = Links.NONE
     ) -> Placement:
         """See `Store.place_files`."""
-        return self.lay_out(files, folder, is_linked=is_linked).place()
+        return self.lay_out(files, folder, links=links).place()
 
     def conflicts(self, files: Sequence[FileRecord], folder: Path) -> list[str]:
         """See `Store.conflicts`."""
@@ -71,7 +75,7 @@ class Placing:
                     found.append(file.path)
         return found
 
-    def begin(self, above: Path, *, is_read_only: bool, is_linked: bool) -> Making:
+    def begin(self, above: Path, *, is_read_only: bool, links: Links) -> Making:
         """A new tree under way. What a crash left of others there is taken away."""
         chosen = tree_under_way(above, secrets.token_hex(8))
         self._scratches.add(chosen)
@@ -84,7 +88,8 @@ class Placing:
         except BaseException:
             self._scratches.discard(chosen)
             raise
-        return Making(self._holdings, tree, is_read_only, is_linked, self._without_reflink)
+        names = SecondNames(self._holdings, self._journal, links)
+        return Making(self._holdings, tree, is_read_only, names, self._without_reflink)
 
     def end(self, making: Making) -> None:
         """A tree was shown, or is given up: what is left of it goes."""
@@ -92,6 +97,7 @@ class Placing:
         remove_tree(making.tree.folder)
         self._scratches.discard(making.tree.folder)
         remove_empty(making.tree.folder.parent)
+        making.names.settle()
 
     # ---- what is there already
 
@@ -187,13 +193,13 @@ class DiskLayout:
         folder: Path,
         *,
         is_tree: bool,
-        is_linked: bool,
+        links: Links,
     ) -> None:
         self._placing = placing
         self._given = files
         self._folder = folder
         self._is_tree = is_tree
-        self._is_linked = is_linked
+        self._links = links
         self._making: Making | None = None  # what is laid out so far
         self._done: dict[str, FileRecord] = {}  # in it, by path
         self._left: list[list[FileRecord]] | None = None  # groups to lay out ahead; None: not begun
@@ -231,13 +237,7 @@ class DiskLayout:
     def discard(self) -> None:
         """See `Layout.discard`."""
         with self._lock:
-            is_ours = self._making is not None and not self._is_tree and not self._had_folder
             self._give_up()
-            if is_ours:
-                try:
-                    os.rmdir(self._folder)
-                except OSError:
-                    pass  # somebody else's files are in it
 
     def _groups_ahead(self) -> list[list[FileRecord]]:
         """The last first. None where so few are no work, or would replace something."""
@@ -254,16 +254,20 @@ class DiskLayout:
         if self._making is None:
             self._had_folder = os.path.lexists(self._folder)
             above = self._folder.parent if self._is_tree else self._folder / PART_FOLDER
-            self._making = self._placing.begin(
-                above, is_read_only=self._is_tree, is_linked=self._is_linked
-            )
+            self._making = self._placing.begin(above, is_read_only=self._is_tree, links=self._links)
         return self._making
 
     def _give_up(self) -> None:
         making, self._making = self._making, None
         self._done, self._left = {}, []
-        if making is not None:
-            self._placing.end(making)
+        if making is None:
+            return
+        self._placing.end(making)
+        if not self._had_folder and not self._is_tree:
+            try:
+                os.rmdir(self._folder)
+            except OSError:
+                pass  # files are in it
 
     def _place_tree(self) -> Placement:
         placing, files, folder = self._placing, self._given, self._folder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from p2phub.errors import NotHeld, StoreFailed
-from p2phub.store.base import Method, ObjectState, Place
+from p2phub.store.base import Links, Method, ObjectState, Place
 from p2phub.store.disk import DiskStore
 from tests.power.disks import LoopDisk, missing, mounted, scratch
 from tests.store.sample_files import SampleFile, fetch, read_all, sample
@@ -206,3 +206,17 @@ def test_a_disk_that_became_read_only_is_said_and_serves_again_later(ext4: Machi
     assert status is not None
     assert status.state is ObjectState.COMPLETE
     assert read_all(ext4.store, WHOLE) == WHOLE.data
+
+
+def test_an_export_of_the_users_own_file_on_ext4_costs_nothing_where_links_are_asked_for(
+    ext4: Machine,
+) -> None:
+    publish(ext4)
+    before = ext4.disk.used_bytes()
+    placed = ext4.store.place_files(RECORDS[:1], ext4.disk.point / "out", links=Links.ALL)
+    assert (placed.methods, placed.extra_bytes) == ({Method.HARDLINK: 1}, 0)
+    assert ext4.extra(before) < REST_BYTES
+    ext4.restart()
+    assert ext4.store.recheck() == 0
+    assert read_all(ext4.store, WHOLE) == WHOLE.data
+    assert (ext4.disk.point / "out" / "large").read_bytes() == WHOLE.data
