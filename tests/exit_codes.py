@@ -10,7 +10,7 @@ PAGE = ROOT / "cli" / "EXIT_CODES.md"
 HEAD = """# Exit codes
 
 What `p2phub` ends with, so that scripts need not read text. With `--json` the same name stands in
-`error.kind`. Written by `make docs` from `p2phub/errors.py`.
+`error.kind`. Written by `make docs` from `p2phub/errors/`.
 
 0 is success; 130 is Ctrl-C.
 
@@ -21,7 +21,7 @@ What `p2phub` ends with, so that scripts need not read text. With `--json` the s
 
 def errors_by_code() -> list[type[P2phubError]]:
     """Every error of the package, families and members, in the order of their codes."""
-    known = [error for error in all_errors() if error.__module__ == "p2phub.errors"]
+    known = [error for error in all_errors() if error.__module__.startswith("p2phub.errors.")]
     return sorted(set(known), key=lambda error: (error.exit_code, error.__name__))
 
 

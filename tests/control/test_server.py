@@ -32,7 +32,7 @@ from tests.gateway.serving import PUBLISHER, following, publish, write_model
 from tests.memory_node import MemoryNode
 from tests.memory_world import World, signed_files
 
-ERRORS = [error for error in all_errors() if error.__module__ == "p2phub.errors"]
+ERRORS = [error for error in all_errors() if error.__module__.startswith("p2phub.errors.")]
 
 
 async def raw(home: Home, data: bytes) -> list[dict[str, object]]:
