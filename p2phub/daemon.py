@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import gc
 import json
 import logging
 import logging.handlers
@@ -41,6 +42,7 @@ from p2phub.paths import Home
 from p2phub.paths import home as home_of
 
 ENDING_TIMEOUT_S: Final = 4.5  # scripts wait five
+GARBAGE_OBJECTS_MAX: Final = 10_000  # before a look for cycles: a list of files makes many objects
 LOG_BYTES_MAX: Final = 5 << 20  # of daemon.log; one older file is kept
 
 log = logging.getLogger("p2phub.daemon")
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings(home, flags)
         _log_to(home, settings.log_level)
         _raise_descriptor_limit()
+        gc.freeze()  # what was imported stays: never looked through again
+        gc.set_threshold(GARBAGE_OBJECTS_MAX)
         return _run(home, settings, lock, options.json)
     except P2phubError as error:
         return _refuse(error, options.json)
