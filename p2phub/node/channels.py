@@ -95,9 +95,12 @@ class Channels:
         self,
         network: Network,
         listener: LaneListener | None,
+        *,
+        sending_max: int = LANES_EACH_WAY_MAX,
     ) -> None:
         self.down = Rates()
         self.up = Rates()
+        self._sending_max = sending_max  # channels that send at once
         self._network = network
         self._listener = listener  # None: no lanes are accepted here
         self._events = ChannelEvents()
@@ -149,15 +152,26 @@ class Channels:
 
     # ---- the uploading end -----------------------------------------------------------------------
 
+    def has_room_to_send(self, *, is_served: bool) -> bool:
+        """Whether one more channel may send, beside those there are and those that may come.
+
+        is_served: for a peer with a slot; the others get no more than half of them.
+        """
+        sending = (SendingLane, SendingStream)
+        count = sum(isinstance(c, sending) and not c.is_closing for c in self._open)
+        now = trio.current_time()
+        count += sum(now < ticket.expires_s for ticket in self._stream_tickets.values())
+        return count < (self._sending_max if is_served else self._sending_max // 2)
+
     def offer_sending(
-        self, session: Session, on_channel: OnSending, on_event: OnEvent
+        self, session: Session, on_channel: OnSending, on_event: OnEvent, *, is_served: bool = True
     ) -> LaneTicket | LaneRefused:
-        """A ticket for the other end of `session`, if there is room for one more channel.
+        """A ticket for the other end of `session`, if there is room (see `has_room_to_send`).
 
         It takes the place of the one offered before: `take_back` it when the session ends.
         """
         self.take_back(session)
-        if len(self._open) >= 2 * LANES_EACH_WAY_MAX:
+        if not self.has_room_to_send(is_served=is_served):
             return LaneRefused()
         port, fingerprint = 0, bytes(FINGERPRINT_BYTES)
         secret = secrets.token_bytes(TICKET_BYTES)

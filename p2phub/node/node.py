@@ -140,7 +140,7 @@ class Node:
         self._received_from: dict[PeerId, int] = {}
         self._petnames = Petnames(home.petnames)
         self._bootstrap = _kept_addresses(home)
-        self._channels = Channels(network, listener)
+        self._channels = Channels(network, listener, sending_max=settings.lanes)
         self.limits = Limiting(
             home.limits,
             self._channels.down,

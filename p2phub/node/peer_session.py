@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 # Four times over is less than the time after which a transfer counts as stalled.
 SILENT_S = 5.0
 FRUITLESS_S = 15.0
-LANE_RETRY_S = 5.0  # after a peer had no lane to give, or one that carried nothing
+LANE_RETRY_S = 5.0  # after a peer had no lane to give, or one that carried nothing, but a slot
 WIDEN_BYTES_MIN = 64 << 20  # left to fetch: below it a second strand would hardly begin in time
 WIDEN_AFTER_BYTES = 8 << 20  # received over a lane before its rate is judged
 WIDEN_RATE_BYTES_PER_S = 50_000_000  # a slower lane waits for its wire, not for its thread
@@ -110,7 +110,7 @@ class PeerSession:
         self._is_fast = trio.Event()  # one thread may be too few for it; or it closed
         self._is_lane_wanted = False  # asked for, and neither given nor refused yet
         self._lane_send, self._lane = trio.open_memory_channel[LaneTicket | LaneRefused](1)
-        self._is_unchoked = False
+        self._unchoked = trio.Event()  # set while it is
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._asked_send, self._asked = trio.open_memory_channel[Ask](QUESTIONS_MAX)
@@ -133,7 +133,7 @@ class PeerSession:
         is_local = self._transfer.channels.is_local(self._session.remote_host)
         requests_max = self._session.peer_requests_max
         self._machine.on_peer(self._peer, now, is_local=is_local, requests_max=requests_max)
-        if self._channel is not None and self._is_unchoked:
+        if self._channel is not None and self._unchoked.is_set():
             self._machine.on_unchoke(self._peer, now)
 
     def do(self, action: DownloadAction) -> None:
@@ -301,10 +301,10 @@ class PeerSession:
                 self._add_haves(page, indexes)
                 self._machine.on_have_delta(self._peer, page, indexes, now)
             case Choke():
-                self._is_unchoked = False
+                self._unchoked = trio.Event()
                 self._machine.on_choke(self._peer, now)
             case Unchoke():
-                self._is_unchoked = True
+                self._unchoked.set()
                 if self._channel is not None:
                     self._machine.on_unchoke(self._peer, now)
             case Reject(request_id, code):
@@ -363,12 +363,15 @@ class PeerSession:
     async def _keep_channel(self, session: Session) -> None:
         """Have a byte channel, and another one when it closes."""
         while True:
+            had_slot, is_fruitful = self._unchoked.is_set(), False
             ticket = await self._want_lane()
             if isinstance(ticket, LaneTicket):
                 await self._use_channel(ticket, session)
-                if self._channel_bytes:
-                    continue  # it broke, or was unused for a while
-            await trio.sleep(LANE_RETRY_S)
+                had_slot, is_fruitful = self._unchoked.is_set(), self._channel_bytes > 0
+            if had_slot and not is_fruitful:
+                await trio.sleep(LANE_RETRY_S)
+            # Who has few lanes gives them to whom it gives a slot.
+            await self._unchoked.wait()
 
     async def _want_lane(self) -> LaneTicket | LaneRefused:
         self._is_lane_wanted = True
@@ -389,7 +392,7 @@ class PeerSession:
         channel.credit.is_first = self._transfer.is_kept  # for readers
         self._channel_since_s, self._channel_bytes, self._held_s = trio.current_time(), 0, 0.0
         fast = self._is_fast = trio.Event()
-        if self._is_unchoked:
+        if self._unchoked.is_set():
             self._machine.on_unchoke(self._peer, trio.current_time())
             self._transfer.wake()
         await fast.wait()

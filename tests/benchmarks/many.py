@@ -3,7 +3,8 @@
 The peers are what of a node downloads: libp2p connections, sessions, lanes and machines of their
 own, 50 in a process, over loopback. They leave out the DHT, keep what they fetch in memory and run
 at the lowest priority, so that processors and disk are the seed's as far as can be. Each fetches
-one release after another from the seed alone, verifies every chunk and forgets it.
+releases of its own, one after another, from the seed alone, verifies every chunk and forgets it. No
+two fetch the same: they would pass nothing on, and a seed waits for that.
 
 A command is asked on the control socket over a connection of its own, as the command line does; the
 start of the command line itself, a Python process, is not counted.
@@ -51,6 +52,7 @@ STAGGER_S = 0.2  # between two peers' first connections
 WATCHED_S = 30.0
 COMMANDS = ("status", "releases", "peers")  # the methods behind `status`, `ls` and `peers`
 PAUSE_S = 0.02  # between two commands
+NO_TABLE = "/benchmark/kad/1.0.0"  # a table with nobody in it
 
 
 def write_releases(folder: Path, count: int) -> list[Path]:
@@ -99,15 +101,16 @@ async def _fetch_until_told(
     cold = set(range(count))  # peers that have fetched nothing yet
 
     async def keep_fetching(number: int) -> None:
+        own = content_ids[number % len(content_ids) :: count]
         identity = load_or_create_identity(folder / f"peer-{number}")
-        network = Libp2pNetwork(identity, ["/ip4/127.0.0.1/tcp/0"])
+        network = Libp2pNetwork(identity, ["/ip4/127.0.0.1/tcp/0"], kademlia_protocol=NO_TABLE)
         channels = Channels(network, None)
         async with trio.open_nursery() as nursery:
             await nursery.start(channels.run)
             await nursery.start(network.run)
             while True:
                 try:
-                    size = await _download(network, channels, rng.choice(content_ids), address, rng)
+                    size = await _download(network, channels, rng.choice(own), address, rng)
                     fetched[0] += 1
                     fetched[1] += size
                     cold.discard(number)
@@ -210,8 +213,8 @@ def run(
         content_ids = share(seed, write_releases(home / "content", releases_count))
         alone = latencies_ms(seed.home, 3.0)
         with (
-            side(peers, home / "one", content_ids, seed.address, half_count, 1) as one,
-            side(peers, home / "other", content_ids, seed.address, half_count, 2) as other,
+            side(peers, home / "one", content_ids[::2], seed.address, half_count, 1) as one,
+            side(peers, home / "other", content_ids[1::2], seed.address, half_count, 2) as other,
         ):
             sides = (one, other)
             for half in sides:

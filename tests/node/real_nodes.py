@@ -30,6 +30,7 @@ async def node(
     bootstrap: tuple[str, ...] = (),
     store: Store | None = None,
     store_max: int = 0,
+    lanes: int = 32,
 ) -> AsyncIterator[Node]:
     """A running node whose home is `folder`; any free ports, no mDNS."""
     chosen = settings(
@@ -40,6 +41,7 @@ async def node(
             "mdns": False,
             "bootstrap": list(bootstrap),
             "store_max": store_max,
+            "lanes": lanes,
         },
     )
     async with open_node(Home(folder), chosen, store=store) as running:

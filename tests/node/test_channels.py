@@ -20,7 +20,7 @@ from p2phub.node.channels import Channels, IncomingSpan, OutgoingSpan, SendingCh
 from p2phub.node.sessions import Session
 from p2phub.proto import protocols
 from p2phub.proto.limits import LANE_CANCEL_S, LANES_EACH_WAY_MAX, STREAMS_PER_PEER_MAX
-from p2phub.proto.messages import LaneTicket
+from p2phub.proto.messages import LaneRefused, LaneTicket
 from tests.conftest import LoggedFaults
 from tests.node.cancelling import CancelAtStep
 
@@ -46,7 +46,9 @@ def ignore(event: ChannelEvent) -> None:
 
 
 @asynccontextmanager
-async def ends(*, has_listeners: bool) -> AsyncIterator[Ends]:
+async def ends(
+    *, has_listeners: bool, sending_max: int = LANES_EACH_WAY_MAX
+) -> AsyncIterator[Ends]:
     hub = MemoryHub()
     networks = hub.network("up"), hub.network("down")
     accepted: list[Session] = []
@@ -59,7 +61,11 @@ async def ends(*, has_listeners: bool) -> AsyncIterator[Ends]:
 
     networks[0].serve(protocols.SWARM, on_session)
     up, down = (
-        Channels(network, LaneListener("127.0.0.1", 0) if has_listeners else None)
+        Channels(
+            network,
+            LaneListener("127.0.0.1", 0) if has_listeners else None,
+            sending_max=sending_max,
+        )
         for network in networks
     )
     async with trio.open_nursery() as nursery:
@@ -115,7 +121,7 @@ async def test_an_exception_in_one_owner_s_events_ends_that_channel_alone(
 
 
 async def test_many_channels_take_no_more_threads_than_lanes_may_and_all_of_them_work() -> None:
-    async with ends(has_listeners=True) as both:
+    async with ends(has_listeners=True) as both, ends(has_listeners=True) as others:
         done_count = 0
 
         def listen(event: ChannelEvent) -> None:
@@ -123,15 +129,18 @@ async def test_many_channels_take_no_more_threads_than_lanes_may_and_all_of_them
             done_count += isinstance(event, SpanDone)
 
         receiving = []
-        for number in range(LANES_EACH_WAY_MAX + STREAMS_PER_PEER_MAX):
-            with trio.fail_after(10):
-                ticket = await both.ticket()
-                receiving.append(await both.down.open_receiving(ticket, both.down_session, listen))
-                while len(both.sending) <= number:
-                    await trio.sleep(0.001)
+        # No one uploader gives as many: some of the lanes come from another.
+        for end, count in ((others, STREAMS_PER_PEER_MAX), (both, LANES_EACH_WAY_MAX)):
+            for number in range(count):
+                with trio.fail_after(10):
+                    ticket = await end.ticket()
+                    opened = await both.down.open_receiving(ticket, end.down_session, listen)
+                    receiving.append(opened)
+                    while len(end.sending) <= number:
+                        await trio.sleep(0.001)
         threads = [t for t in threading.enumerate() if t.name == "ReceivingLane"]
         assert len(threads) == LANES_EACH_WAY_MAX
-        for incoming, outgoing in zip(receiving, both.sending, strict=True):
+        for incoming, outgoing in zip(receiving, others.sending + both.sending, strict=True):
             incoming.expect(IncomingSpan(1, array("I", [4]), lambda first, stop, data: None))
             outgoing.enqueue(OutgoingSpan(1, array("I", [4]), _fill))
         with trio.fail_after(30):
@@ -142,6 +151,26 @@ async def test_many_channels_take_no_more_threads_than_lanes_may_and_all_of_them
         with trio.fail_after(LANE_CANCEL_S + 5):  # and a machine that is busy
             while both.down.open_count:
                 await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("has_listeners", [True, False], ids=["lane", "stream"])
+async def test_no_more_channels_send_than_may_and_each_that_ends_makes_room(
+    has_listeners: bool,
+) -> None:
+    async with ends(has_listeners=has_listeners, sending_max=2) as both:
+        for number in range(2):
+            ticket = await both.ticket()
+            await both.down.open_receiving(ticket, both.down_session, ignore)
+            while len(both.sending) <= number:
+                await trio.sleep(0.001)
+        refused = both.up.offer_sending(both.up_session, both.sending.append, ignore)
+        assert refused == LaneRefused()
+        both.sending[0].close()
+        await both.ticket()
+        assert not both.up.has_room_to_send(is_served=True)  # it may be used any moment
+        both.up.take_back(both.up_session)
+        assert both.up.has_room_to_send(is_served=True)
+        assert not both.up.has_room_to_send(is_served=False)
 
 
 def _fill(first: int, stop: int, into: memoryview) -> None:

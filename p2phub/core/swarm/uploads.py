@@ -36,6 +36,7 @@ OPTIMISTIC_SHARE = 0.25  # of the slots: by chance, so that newcomers have somet
 LOOK_S = 0.02  # between two looks at the slots
 IDLE_S = 0.25  # without a request, or twice the time a peer takes: then its slot may go on
 PATIENCE_S_MAX = 2.0  # with a peer that is far away
+LATE_S = 10.0  # after its slot went on: what comes later is not an answer to it
 IDLE_S_MAX = 60.0  # that a peer which used no slot waits for another; doubles up to here
 LEDGER_WINDOW_S = 20.0  # what reciprocity and fairness remember
 # Twice what our greeting says: who has the last chunk of one may ask for the next before the lane's
@@ -128,7 +129,7 @@ class Uploads:
         gone = self._peers.pop(peer, None)
         if gone is None:
             return
-        self._request_count -= len(gone.requests)
+        self._count(-len(gone.requests), now)
         self._ready.pop(peer, None)
         self._next_turn = now
 
@@ -175,9 +176,7 @@ class Uploads:
             return
         if request_id in state.requests:
             raise ProtocolViolation("a peer used one id for two requests", request_id=request_id)
-        if not state.is_used and now < state.slot_since + PATIENCE_S_MAX:
-            answered_s = now - state.slot_since
-            state.patience_s = max(IDLE_S, min(2.0 * answered_s, PATIENCE_S_MAX))
+        self._judge_answer(state, now)
         state.is_used = True
         code = self._refusal(state, size_bytes)
         if code is not None:
@@ -186,8 +185,37 @@ class Uploads:
         state.requests[request_id] = _Request(request_id, runs, size_bytes)
         state.unused_count = 0
         self._parallel.on_request(size_bytes)
-        self._request_count += 1
+        self._count(1, now)
         self._ready[peer] = None
+
+    def _judge_answer(self, state: _Peer, now: float) -> None:
+        """Learn how long a peer takes to use a slot."""
+        if state.is_used:
+            return
+        answered_s = now - state.slot_since
+        if state.is_unchoked:
+            if answered_s < PATIENCE_S_MAX:
+                state.patience_s = max(IDLE_S, 2.0 * answered_s)
+        elif now < state.choked_at + LATE_S:
+            # It wanted its slot, and was slow: no reason to let it wait ever longer.
+            state.patience_s = min(2.0 * answered_s, PATIENCE_S_MAX)
+            state.unused_count = 0
+            state.eligible_at = min(state.eligible_at, state.choked_at + IDLE_S)
+            self._next_turn = now
+
+    def _count(self, change: int, now: float) -> None:
+        self._request_count += change
+        self._parallel.on_queue(self._request_count, now)
+
+    def on_preparing(self, peer: Peer, now: float) -> None:
+        """The peer opens what its first request will be met by: its slot is idle from now on."""
+        state = self._peers.get(peer)
+        if state and not state.is_used and now < state.slot_since + PATIENCE_S_MAX:
+            state.idle_since = now
+
+    def has_slot(self, peer: Peer) -> bool:
+        state = self._peers.get(peer)
+        return state is not None and state.is_unchoked
 
     def _refusal(self, state: _Peer, size_bytes: int) -> int | None:
         if not state.is_unchoked:
@@ -216,7 +244,7 @@ class Uploads:
         request = None if state is None else state.requests.pop(request_id, None)
         if state is None or request is None:
             return None
-        self._request_count -= 1
+        self._count(-1, now)
         state.idle_since = now
         if not state.requests and self._next_turn is not None:
             self._next_turn = min(self._next_turn, state.idle_at)
@@ -311,8 +339,8 @@ class Uploads:
                 break
             if not state.may_end(now):
                 continue
-            is_idle = state.idle_at <= now
-            if not is_idle and free >= 0 and state.claim(now) <= waiting[free].claim(now):
+            is_busy = state.is_used and now < state.idle_at
+            if is_busy and free >= 0 and state.claim(now) <= waiting[free].claim(now):
                 state.slot_since = now
             else:
                 self._choke(state, now)

@@ -16,6 +16,7 @@ def counts(up_bytes_per_s: float, taker_bytes_per_s: float, limit: int = 32) -> 
         now = tenth / 10
         rate = min(up_bytes_per_s, parallel.count * taker_bytes_per_s)
         parallel.on_request(MIB)
+        parallel.on_queue(1, now)
         parallel.on_sent(int(rate / 10), now)
         parallel.adapt(now)
         if not tenth % 10:
@@ -46,3 +47,30 @@ def test_slow_takers_are_served_in_such_numbers_that_the_uplink_is_full(
 
 def test_the_limit_is_kept() -> None:
     assert max(counts(1000 * MIB, 1 * MIB, limit=3)) == 3
+
+
+def test_takers_that_are_slow_to_ask_do_not_make_the_uplink_look_slow() -> None:
+    parallel = Parallel(32)
+    for second in range(60):
+        for _ in range(4):  # each asks once in a second and is served at once
+            parallel.on_request(MIB)
+            parallel.on_queue(1, float(second))
+            parallel.on_sent(MIB, second + 0.01)
+            parallel.on_queue(0, second + 0.01)
+        parallel.adapt(second + 0.5)
+    assert parallel.count == 32
+
+
+def test_a_time_without_requests_leaves_the_count_as_it_is() -> None:
+    parallel = Parallel(32)
+    parallel.on_request(MIB)
+    parallel.on_queue(1, 0.0)
+    for tenth in range(100):
+        parallel.on_sent(20 * MIB // 10, tenth / 10)
+        parallel.adapt(tenth / 10)
+    parallel.on_queue(0, 9.95)
+    before = parallel.count
+    assert before < SERVED_UNKNOWN
+    for second in range(10, 100):
+        parallel.adapt(float(second))
+        assert parallel.count <= before

@@ -9,6 +9,7 @@ import pytest
 from p2phub.core.swarm.actions import SendChoke, SendReject, SendUnchoke, StartUpload, StopUpload
 from p2phub.core.swarm.uploads import (
     IDLE_S,
+    PATIENCE_S_MAX,
     REQUESTS_PER_PEER_MAX,
     STARTED_BYTES,
     TURN_S,
@@ -142,6 +143,47 @@ def test_a_peer_far_away_is_given_time_to_use_its_slot() -> None:
                 served[action.peer] += 1
                 uploads.on_upload_done(action.peer, action.request_id, now)
     assert min(served.values()) > 10
+
+
+def test_peers_too_slow_for_their_slots_do_not_wait_ever_longer() -> None:
+    uploads, _ = crowd(20, 2)
+    now, number = 0.0, 0
+    asks: list[tuple[float, str]] = []
+    turns = dict.fromkeys((f"p{n}" for n in range(20)), 0)
+    while now < 300.0:
+        now += 0.05
+        for at, peer in [row for row in asks if row[0] <= now]:
+            asks.remove((at, peer))
+            number += 1
+            uploads.on_request(peer, number, RUNS, MIB, now)
+        for action in uploads.next_actions(now):
+            if isinstance(action, SendUnchoke):
+                turns[action.peer] += 1
+                asks.append((now + 4.0, action.peer))  # its processor has more to do
+            if isinstance(action, StartUpload):
+                uploads.on_upload_done(action.peer, action.request_id, now)
+    # Two slots, each lost after PATIENCE_S_MAX at the latest.
+    assert sum(turns.values()) >= 2 * 300.0 / PATIENCE_S_MAX * 0.8
+
+
+def test_a_peer_that_opens_a_lane_has_its_slot_meanwhile() -> None:
+    uploads, _ = crowd(3, 1)
+    first = uploads.unchoked[0]
+    uploads.on_preparing(first, 0.2)
+    assert uploads.next_actions(IDLE_S) == []
+    uploads.on_request(first, 1, RUNS, MIB, 0.4)
+    assert [type(action) for action in uploads.next_actions(0.4)] == [StartUpload]
+
+
+def test_a_peer_that_only_ever_opens_lanes_loses_its_slot() -> None:
+    uploads, _ = crowd(3, 1)
+    first = uploads.unchoked[0]
+    had_it: set[str] = set()
+    for tenth in range(300):
+        uploads.on_preparing(first, tenth / 10)
+        uploads.next_actions(tenth / 10)
+        had_it.update(uploads.unchoked)
+    assert had_it == {"p0", "p1", "p2"}
 
 
 def test_a_slot_that_nobody_uses_goes_to_somebody_who_waits() -> None:
