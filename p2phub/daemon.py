@@ -34,6 +34,7 @@ from p2phub.control.home_folder import lock_home, prepare_home, read_config, rea
 from p2phub.control.methods import DaemonFacts
 from p2phub.control.protocol import error_object
 from p2phub.control.server import serve_control
+from p2phub.durable import failures
 from p2phub.errors import P2phubError, expected
 from p2phub.gateway.app import Gateway
 from p2phub.gateway.server import listen, serve_gateway
@@ -200,9 +201,10 @@ def _refuse(error: P2phubError, as_json: bool) -> int:
 
 def _log_to(home: Home, level: str) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers.append(
-        logging.handlers.RotatingFileHandler(home.log, maxBytes=LOG_BYTES_MAX, backupCount=1)
-    )
+    with failures(home.log):
+        handlers.append(
+            logging.handlers.RotatingFileHandler(home.log, maxBytes=LOG_BYTES_MAX, backupCount=1)
+        )
     for handler in handlers:
         handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=handlers)

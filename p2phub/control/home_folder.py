@@ -9,10 +9,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from p2phub.config import CONFIG_BYTES_MAX, Settings, about, parse_config, settings, toml_line
-from p2phub.durable import write_durably
+from p2phub.durable import failures, write_durably
 from p2phub.errors import BadSetting, DaemonAlreadyRunning
 from p2phub.paths import Home
 
@@ -51,9 +52,10 @@ def prepare_home(home: Home) -> None:
 def lock_home(home: Home) -> int:
     """Take the home for this process until it ends; the descriptor that holds the lock.
 
-    Raises DaemonAlreadyRunning with the other's process id.
+    Raises DaemonAlreadyRunning with the other's process id, StoreFull, StoreFailed.
     """
-    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with failures(home.lock):
+        descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,8 +67,9 @@ def lock_home(home: Home) -> int:
             home=str(home.root),
             pid=int(other) if other.isdigit() else None,
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, b"%d\n" % os.getpid())
+    with suppress(OSError):  # a full disk: whom it tells of us will miss the number
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
     return descriptor
 
 

@@ -437,8 +437,8 @@ def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
         )
     return StoreFailed(
         f"the index at {path} can't be used ({name}: {error}). What is held is untouched:"
-        " stop the daemon,"
-        " move the index away and start again: it is rebuilt from the files",
+        " check the disk and start the daemon again; an index that is damaged it makes anew from"
+        " the files",
         **facts,
     )
 

@@ -15,7 +15,7 @@ from p2phub.control.home_folder import (
     with_setting,
     write_setting,
 )
-from p2phub.errors import BadSetting, DaemonAlreadyRunning
+from p2phub.errors import BadSetting, DaemonAlreadyRunning, StoreFailed
 from p2phub.paths import Home
 
 
@@ -89,3 +89,11 @@ def test_a_config_that_is_no_text_is_said(tmp_path: Path) -> None:
     home.config.write_bytes(b"\xff\xfe")
     with pytest.raises(BadSetting):
         read_settings(home)
+
+
+def test_a_home_whose_disk_refuses_the_lock_is_an_error_that_names_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.lock.mkdir()
+    with pytest.raises(StoreFailed) as refused:
+        lock_home(home)
+    assert str(home.lock) in str(refused.value)
