@@ -29,9 +29,19 @@ class Loop:
             self._is_awaited = True
             self._engine.after(BATCH_S, self._run)
 
+    def look(self) -> None:
+        """Something happened about which there may be nothing to do: the machine's deadline says
+        so.
+        """
+        if not self._is_awaited:
+            self._plan()
+
     def _run(self) -> None:
         self._is_awaited = False
         self._act()
+        self._plan()
+
+    def _plan(self) -> None:
         time = self._next_deadline()
         if time is None:
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import TypeAlias
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.actions import (
@@ -47,6 +48,9 @@ class Conduct(Enum):
     FREE_RIDER = "free rider"  # it never gives a slot
 
 
+_Delta: TypeAlias = tuple[str, Digest, Sequence[int]]  # who holds more entries of which page
+
+
 class SimulatedPeer:
     """A node with one release, whole (a seed) or to be downloaded."""
 
@@ -80,7 +84,12 @@ class SimulatedPeer:
         self._on_uploaded = on_uploaded
         self.asked_now: list[tuple[str, int]] = []  # the requests of this step
         self.served: set[str] = set()  # who was given an upload slot
-        self._watchers: dict[str, set[Digest]] = {}  # who asked for which pages
+        # What its deltas said: all who watch know of it, and tell it nothing of that. A seed sends
+        # none.
+        self._announced: dict[Digest, int] = dict.fromkeys(content.pages, 0)
+        self._watchers: dict[Digest, dict[str, SimulatedPeer]] = {  # who asked for a page
+            page: {} for page in content.pages
+        }
         self._gained: dict[Digest, list[int]] = {}  # since the last delta
         self._told_at = float("-inf")  # the last delta
         self.deltas_count = 0  # sent: each to all who watch
@@ -89,7 +98,7 @@ class SimulatedPeer:
         self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
         size_bytes = content.size_bytes
         self._download = Download(size_bytes, rng, span_bytes=span_bytes)
-        self._news: list[tuple[str, Digest, Sequence[int]]] = []  # that the machine didn't hear yet
+        self._news: list[_Delta] = []  # that the machine didn't hear yet
         self._givers: set[str] = set()  # who gives this peer a slot
         self.uploads = Uploads(rng)
         self.offers = Offers(name, size_bytes, span_bytes) if is_seed else None
@@ -157,7 +166,8 @@ class SimulatedPeer:
         self.uploads.on_peer_gone(name, self.engine.now)
         if self.offers is not None:
             self.offers.on_peer_gone(name, self.engine.now)
-        self._watchers.pop(name, None)
+        for watchers in self._watchers.values():
+            watchers.pop(name, None)
         self.served.discard(name)
         self._givers.discard(name)
         for key in [key for key in self.requests if key[0] == name]:
@@ -170,7 +180,8 @@ class SimulatedPeer:
         """A neighbour downloads no more; what it has it still gives."""
         self.uploads.on_peer_gone(name, self.engine.now)
         self.served.discard(name)
-        self._watchers.pop(name, None)
+        for watchers in self._watchers.values():
+            watchers.pop(name, None)
         self._uploading.pop(name, None)
         self._serving.soon()
 
@@ -189,7 +200,8 @@ class SimulatedPeer:
     # ---- messages ------------------------------------------------------------------------------
 
     def on_ask(self, asker: SimulatedPeer, pages: tuple[Digest, ...]) -> None:
-        self._watchers.setdefault(asker.name, set()).update(pages)
+        for page in pages:
+            self._watchers[page][asker.name] = asker
         if self.offers is not None and not asker.is_seed:
             self.offers.on_ask(asker.name, pages)
         for page in pages:
@@ -206,15 +218,16 @@ class SimulatedPeer:
             self.download.on_have(name, page, bits, self.engine.now)
             self._downloading.soon()
 
-    def on_have_delta(self, name: str, page: Digest, entries: Sequence[int]) -> None:
+    def on_have_delta(self, delta: _Delta) -> None:
+        name = delta[0]
         if self.offers is not None:
-            self.offers.on_have_delta(name, page, entries, self.engine.now)
+            self.offers.on_have_delta(*delta, self.engine.now)
             self._serving.soon()
-            return
-        # News of those who give no slot make no difference until the machine is asked what to do or
-        # who holds what: they wait, since many at once cost less.
-        self._news.append((name, page, entries))
-        if name in self._givers and self._hear_news():
+        elif name not in self._givers:
+            # News of those who give no slot make no difference until the machine is asked what to
+            # do: they wait, since many at once cost less.
+            self._news.append(delta)
+        elif self._download.on_have_delta(*delta, self.engine.now):
             self._downloading.soon()
 
     def on_request(self, name: str, request_id: int, span: Span) -> None:
@@ -237,7 +250,6 @@ class SimulatedPeer:
     def on_choke(self, name: str) -> None:
         self._givers.discard(name)
         self._download.on_choke(name, self.engine.now)
-        self._downloading.soon()
 
     def on_unchoke(self, name: str) -> None:
         self._givers.add(name)
@@ -294,7 +306,7 @@ class SimulatedPeer:
                 return
             del queue[request_id]
             self.uploads.on_upload_done(name, request_id, self.engine.now)
-            self._serving.soon()
+            self._serving.look()
         if queue:
             self._send_chunk(name, next(iter(queue)), 0)
 
@@ -331,28 +343,32 @@ class SimulatedPeer:
         gained, self._gained = self._gained, {}
         self._told_at = self.engine.now
         self.deltas_count += 1
-        by_delay: dict[float, list[tuple[SimulatedPeer, Digest, Sequence[int]]]] = {}
-        download = self.download
+        by_delay: dict[float, list[tuple[SimulatedPeer, _Delta]]] = {}
         for page, entries in gained.items():
             news = bitsets.from_members(entries)
-            for name, pages in self._watchers.items():
-                if page not in pages:
-                    continue
-                other = self.neighbours[name]
-                known = 0 if other.is_seed else news & download.held_by(name, page)
+            delta = (self.name, page, entries)
+            for other in self._watchers[page].values():
+                known = news & other._announced[page]
                 if known == news:
                     continue
-                self.told_count += (news & ~known).bit_count()
-                told = [entry for entry in entries if not known >> entry & 1] if known else entries
-                by_delay.setdefault(other.link.delay_s, []).append((other, page, told))
+                told = delta
+                if known:
+                    told = (*delta[:2], [entry for entry in entries if not known >> entry & 1])
+                self.told_count += len(told[2])
+                delay_s = other.link.delay_s
+                if delay_s not in by_delay:
+                    by_delay[delay_s] = []
+                by_delay[delay_s].append((other, told))
         for delay_s, deltas in by_delay.items():
-            self.engine.after(delay_s, self._deliver_deltas, deltas)
+            self.engine.after(delay_s, self._deliver_deltas, deltas, gained)
 
-    def _deliver_deltas(self, deltas: list[tuple[SimulatedPeer, Digest, Sequence[int]]]) -> None:
-        name = self.name
-        for other, page, entries in deltas:
-            if name in other.neighbours:
-                other.on_have_delta(name, page, entries)
+    def _deliver_deltas(
+        self, deltas: list[tuple[SimulatedPeer, _Delta]], gained: dict[Digest, list[int]]
+    ) -> None:
+        for page, entries in gained.items():
+            self._announced[page] |= bitsets.from_members(entries)
+        for other, delta in deltas:
+            other.on_have_delta(delta)
 
     # ---- carrying out --------------------------------------------------------------------------
 

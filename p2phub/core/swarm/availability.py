@@ -138,40 +138,48 @@ class Availability:
     def add_entries(self, holdings: Holdings, number: int, entries: Sequence[int]) -> int:
         """A peer holds more entries of a page; the spans it holds whole since.
 
-        Called for each neighbour's every chunk: costs nothing for spans that do not change.
+        Called for each neighbour's every chunk. What is not missing here changes nothing.
         """
         page = self._planner.pages[number]
         if not page.missing:
             return 0
-        entry_count = page.entry_count
-        if len(entries) > 1:
-            entries = [entry for entry in entries if 0 <= entry < entry_count]
-            news = bitsets.from_members(entries)
-        elif entries and 0 <= entries[0] < entry_count:
-            news = 1 << entries[0]
+        if len(entries) == 1:
+            news = 1 << entries[0] if 0 <= entries[0] < page.entry_count else 0
         else:
-            return 0
-        held = holdings.pages[number] = holdings.pages.get(number, 0) | news
-        piece_at = self._planner.piece_at
+            news = bitsets.from_members(e for e in entries if 0 <= e < page.entry_count)
+        pages = holdings.pages
+        held = pages[number] = pages.get(number, 0) | news
+        news &= page.missing
         others: list[int] = []
-        gained = 0
-        for entry in entries:
-            index, missing = piece_at(number, entry)
-            if index is None:
-                continue
-            span = 1 << index
-            held_of_it = held & missing if missing is not None else 0
-            if not held_of_it or holdings.whole & span:
-                others.append(index)
-            elif held_of_it == missing:
-                gained |= span
-            else:
-                holdings.part |= span
+        if news >> page.single_count:
+            gained, others = self._pieces_gained(holdings, number, news, held)
+        else:
+            gained = news << page.first_span
+        gained &= ~holdings.whole
         if gained:
-            holdings.part &= ~gained
             holdings.whole |= gained
             self.rarity.add(gained)
         return gained | self._judge(holdings, others) if others else gained
+
+    def _pieces_gained(
+        self, holdings: Holdings, number: int, news: int, held: int
+    ) -> tuple[int, list[int]]:
+        """The spans of which a peer holds all that is missing, among those of the entries `news`;
+        and those that reach into other pages, to be judged.
+        """
+        gained, others = 0, []
+        for entry in bitsets.iterate(news):
+            index, missing = self._planner.piece_at(number, entry)
+            if index is None:
+                continue
+            if missing is None:
+                others.append(index)
+            elif held & missing == missing:
+                gained |= 1 << index
+            else:
+                holdings.part |= 1 << index
+        holdings.part &= ~gained
+        return gained, others
 
     def remove_entries(self, holdings: Holdings, index: int) -> None:
         """A peer holds no missing chunk of this span after all."""

@@ -34,7 +34,6 @@ from p2phub.core.swarm.in_flight import InFlight, entries_of
 from p2phub.core.swarm.patience import Patience
 from p2phub.core.swarm.picker import Picker
 from p2phub.core.swarm.pipeline import (
-    CROWD_PEERS_MIN,
     PROMISES_BROKEN_MAX,
     REQUESTS_MAX,
     SNUBS_MAX,
@@ -181,11 +180,13 @@ class Download:
     def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> bool:
         """The peer holds more of a page it was asked about; whether we may do more for that."""
         state, number = self._peers.get(peer), self._planner.number_of(page)
-        if state is None or number is None or number not in state.asked:
+        if state is None or number is None or number not in (holdings := state.holdings).pages:
             return False
-        gained = self._availability.add_entries(state.holdings, number, entries)
-        if not (gained & self._picker.open or state.holdings.part) or not state.is_ready:
+        gained = self._availability.add_entries(holdings, number, entries)
+        if state.is_choked or not (gained & self._picker.open or holdings.part):
             return False
+        if not state.has_room(now, len(self._peers)):
+            return False  # what makes room makes hungry, too
         self._hungry[peer] = None
         return True
 
@@ -385,12 +386,11 @@ class Download:
 
     def _fill(self, now: float) -> None:
         """Fill the pipelines of all peers that may find a span; local and fast ones first."""
-        is_crowd = len(self._peers) >= CROWD_PEERS_MIN
         while self._hungry:
             hungry = [self._peers[peer] for peer in self._hungry if peer in self._peers]
             self._hungry.clear()
             for state in in_order(hungry, now):
-                while state.has_room(now, is_crowd=is_crowd):
+                while state.has_room(now, len(self._peers)):
                     span = self._pick(state)
                     if span is None:
                         break

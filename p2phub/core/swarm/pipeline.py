@@ -130,9 +130,9 @@ class PeerState:
             PIPELINE_GAIN * self.rate(now) * (delay_s + PIPELINE_SLACK_S), PIPELINE_BYTES_MAX
         )
 
-    def has_room(self, now: float, *, is_crowd: bool) -> bool:
-        """Whether one more request fits. is_crowd: so many peers send that none needs to send two
-        spans in a row, and what waits at one could be had from another sooner.
+    def has_room(self, now: float, peers_count: int) -> bool:
+        """Whether one more request fits. peers_count: of the download. In a crowd none needs to
+        send two spans in a row, and what waits at one could be had from another sooner.
         """
         count = len(self.requests)
         if not self.is_ready or count >= self.requests_max:
@@ -140,7 +140,7 @@ class PeerState:
         if count == 0 or self.is_snubbed:
             return count == 0
         if self.rate(now) <= 0.0:
-            return count < REQUESTS_MIN and not is_crowd
+            return count < REQUESTS_MIN and peers_count < CROWD_PEERS_MIN
         return self.in_flight_bytes < self.bytes_wanted(now)
 
     # ---- how long ------------------------------------------------------------------------------

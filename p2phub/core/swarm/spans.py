@@ -55,7 +55,9 @@ def span_bytes_target(size_bytes: int) -> int:
 class Page:
     """One page on the line: what is listed, and what of it is missing here."""
 
-    __slots__ = ("base", "digest", "entry_count", "lengths", "missing")
+    __slots__ = (
+        "base", "digest", "entry_count", "first_span", "lengths", "missing", "single_count",
+    )  # fmt: skip
 
     def __init__(self, digest: Digest, base: int, lengths: array[int], missing: int) -> None:
         self.digest = digest
@@ -64,6 +66,10 @@ class Page:
         # Bytes per entry; 0: not part of the download. Empty once the page is complete.
         self.lengths = lengths
         self.missing = missing  # set of entries
+        # Each of the first so many entries is a span of its own: entry i is span first_span + i. So
+        # it is with chunks as large as spans, and sets of entries are then sets of spans.
+        self.single_count = 0
+        self.first_span = 0
 
     def missing_within(self, start: int, stop: int) -> int:
         """The missing entries of [start, stop), as a set of entries."""
@@ -127,6 +133,7 @@ class SpanPlanner:
         first = len(self)
         for start, stop in bitsets.runs(missing):
             self._extend(added, start, stop)
+        self._find_singles(added, first)
         if not missing:
             added.lengths = array("I")
         return list(range(first, len(self)))
@@ -164,6 +171,16 @@ class SpanPlanner:
             tail.size_bytes += length
             tail.stop = page.base + entry + 1
             self.missing_bytes += length
+
+    def _find_singles(self, page: Page, first: int) -> None:
+        """Note whether all entries of a page that was laid on the line are spans of their own; the
+        last one, which may still grow, is left out. first: the first span cut since.
+        """
+        singles = range(page.base, self._end - 1)
+        while first < len(self) and self._starts[first] < page.base:
+            first += 1  # it began in the page before
+        if singles and self._starts[first:].tolist() == list(singles):
+            page.first_span, page.single_count = first, len(singles)
 
     def _cut(self) -> None:
         tail = self._open

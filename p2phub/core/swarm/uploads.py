@@ -251,7 +251,8 @@ class Uploads:
         if request.is_started:
             state.started_count -= 1
             state.started_bytes -= request.size_bytes
-        self._ready[peer] = None
+        if len(state.requests) > state.started_count:
+            self._ready[peer] = None
         return request
 
     # ---- what to do ----------------------------------------------------------------------------
@@ -267,8 +268,8 @@ class Uploads:
         return actions
 
     def next_deadline(self) -> float | None:
-        """When slots are decided anew; None: everybody has one."""
-        return self._next_turn
+        """When slots are decided anew, or at once; None: everybody has one, no need."""
+        return float("-inf") if self._actions or self._ready else self._next_turn
 
     @property
     def slots_count(self) -> int:

@@ -13,8 +13,9 @@ from p2phub.core.swarm.spans import SpanPlanner
 from p2phub.proto.limits import MIB
 
 PEERS = range(3)
+LENGTHS = st.lists(st.sampled_from([0, 1, 60_000, 150_000, MIB]), min_size=2, max_size=8)
 PAGES = st.lists(
-    st.lists(st.sampled_from([0, 1, 60_000, 150_000, MIB]), min_size=2, max_size=8),
+    st.one_of(LENGTHS, st.lists(st.just(MIB), min_size=2, max_size=8)),
     min_size=1,
     max_size=3,
 )
@@ -109,7 +110,8 @@ def happen(
             gained = availability.add_entries(holdings[peer], number, entries)
             if is_missing:
                 slow.held[peer] |= {(number, entry) for entry in valid}
-                fresh = slow.judge(peer, slow.spans_of(number, valid))
+                lacking = set(bitsets.iterate(planner.pages[number].missing))
+                fresh = slow.judge(peer, slow.spans_of(number, valid & lacking))
                 assert gained == bitsets.from_members(fresh)
         case "says":
             availability.set_page(holdings[peer], number, bitsets.from_members(valid))

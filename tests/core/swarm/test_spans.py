@@ -87,6 +87,38 @@ def test_splitting_loses_nothing_and_spans_are_found_by_their_entries(
                 assert list(planner.spans_within(number, entry, entry + 1)) == [index]
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    pages=st.lists(
+        st.lists(st.sampled_from([5000, 300_000, 300_000, 300_000]), min_size=1, max_size=5),
+        min_size=1,
+        max_size=4,
+    ),
+    data=st.data(),
+)
+def test_entries_said_to_be_spans_of_their_own_are(
+    pages: list[list[int]], data: st.DataObject
+) -> None:
+    planner = SpanPlanner(1)
+    for number, lengths in enumerate(pages):
+        held = data.draw(st.sampled_from([0, 0, 1]))
+        planner.add(bytes([number]) * 32, lengths, held)
+    planner.close_tail()
+    for number, page in enumerate(planner.pages):
+        for entry in range(page.single_count):
+            index = page.first_span + entry
+            assert list(planner.pieces(index)) == [(number, 1 << entry)]
+
+
+def test_of_chunks_as_large_as_spans_all_but_the_last_are_known_to_be_spans() -> None:
+    planner = SpanPlanner(1 << 28, MIB)
+    for number in range(2):
+        planner.add(bytes([number]) * 32, [MIB] * 20, 0)
+    planner.close_tail()
+    found = [(page.first_span, page.single_count) for page in planner.pages]
+    assert found == [(0, 19), (20, 19)]
+
+
 def test_a_release_has_about_five_hundred_spans_within_bounds() -> None:
     assert span_bytes_target(1 << 30) == 2 * MIB
     assert span_bytes_target(1 << 40) == SPAN_BYTES_TARGET_MAX

@@ -37,6 +37,15 @@ def test_everybody_has_a_slot_while_there_are_enough() -> None:
     assert uploads.next_deadline() is None
 
 
+def test_a_request_is_due_at_once_and_its_end_is_not() -> None:
+    uploads, _ = crowd(1, 1)
+    uploads.on_request("p0", 1, RUNS, 10, 1.0)
+    assert uploads.next_deadline() == float("-inf")
+    assert uploads.next_actions(1.0) == [StartUpload("p0", 1, RUNS)]
+    uploads.on_upload_done("p0", 1, 1.5)
+    assert uploads.next_deadline() is None
+
+
 def test_a_choked_peer_is_rejected_and_an_oversized_request_too() -> None:
     uploads, peers = crowd(2, 1)
     first = uploads.unchoked[0]
