@@ -245,10 +245,10 @@ class Fetching:
         """What the store will take beside what it has; a part that is open has its room."""
         known = (file for file in plan.objects if self._store.status(file.object) is not None)
         held = {file.object for file in known}
-        singles = {file.object: file.size for file in plan.files if file.chunk_count == 1}
-        return sum(file.size for file in plan.objects if file.object not in held) + sum(
-            size for name, size in singles.items() if not self._store.has(name)
-        )
+        singles = [file for file in plan.files if file.chunk_count == 1]
+        held |= set.union(*self._store.held_among(singles))
+        sizes = {file.object: file.size for file in (*plan.objects, *singles)}
+        return sum(size for name, size in sizes.items() if name not in held)
 
     def _check_room(self, plan: _Plan) -> None:
         wanted_bytes = 0
