@@ -259,19 +259,19 @@ class Holdings:
             return False
 
     def _read_once(self, name: Digest, single: SingleFile, into: memoryview) -> bool:
-        """Whether a small file was read, unverified. It is opened for this alone: of many such
-        files none is read twice soon, and a descriptor kept would cost another file its own.
+        """Whether a small file was read, unverified: its stamp says no more than its digest will.
+        It is opened for this alone: of many such files none is read twice soon, and a descriptor
+        kept would cost another file its own.
         """
         path = single.path or self.folder.whole(name)
         try:
             file = self.files.open(path, os.O_RDONLY)
+            try:
+                return self.files.read(file, into, 0, path) == len(into)
+            finally:
+                self.files.close(file)
         except (FileNotFoundError, StoreFailed):
             return False
-        try:
-            is_read = self.files.read(file, into, 0, path) == len(into)
-            return is_read and not self._difference(file, path, single.stamp)
-        finally:
-            self.files.close(file)
 
     def path(self, object: StoredObject) -> Path:
         """Where an object's file lies."""

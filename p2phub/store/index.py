@@ -67,12 +67,9 @@ class SegmentRow:
 
 
 class SingleFile(NamedTuple):
-    """Where a whole file of one chunk lies: what of its row is needed to read it. Many of these
-    are read at once.
-    """
+    """Where a whole file of one chunk lies. Many of these are read at once."""
 
     path: str | None  # None: where `StoreFolder` says
-    stamp: FileStamp | None
 
 
 def sampled(digests: bytes, lengths: Sequence[int], indexes: Iterable[int]) -> list[int]:
@@ -272,15 +269,12 @@ class Index:
     def single_files(self, names: Sequence[Digest]) -> dict[Digest, SingleFile]:
         """Those of `names` that are complete objects of one chunk."""
         statement = (
-            "SELECT digest, path, stamp FROM object"
+            "SELECT digest, path FROM object"
             " WHERE chunk_count = 1 AND state = 'complete' AND digest IN"
         )
         return {
-            name: SingleFile(
-                None if path is None else os.fsdecode(path),
-                FileStamp(*STAMP.unpack(stamp)) if stamp else None,
-            )
-            for name, path, stamp in self._in_groups(statement, names)
+            name: SingleFile(None if path is None else os.fsdecode(path))
+            for name, path in self._in_groups(statement, names)
         }
 
     def segments_of(self, object: int) -> list[SegmentRow]:

@@ -210,7 +210,7 @@ class Parts:
 
     def pack(self, page: Digest, chunks: Sequence[tuple[int, Digest, memoryview]]) -> None:
         """Verified chunks (entry of the page, name, bytes) that are files of their own."""
-        held = self._holdings.has([name for _, name, _ in chunks], is_durable=False)
+        held = self._holdings.index.in_packs([name for _, name, _ in chunks])
         new = [(name, data) for _, name, data in chunks if name not in held]
         if new:
             self._holdings.packs.append(new)
@@ -313,7 +313,7 @@ class Parts:
                     object.forget_pending(pending)
                     self._holdings.replaced(object)
         with self._packing:
-            self._commit_checkpoint(synced, packed, errors)
+            in_packs = self._commit_checkpoint(synced, packed, errors)
         for object, pending in synced:
             with object.lock:
                 object.mark_durable(pending)
@@ -322,8 +322,8 @@ class Parts:
                     self._durable.append(
                         (object.segments[number].digest, array("I", sorted(indexes)))
                     )
-        # Another thread's failed sync may have taken back what this one counted on.
-        in_packs = self._holdings.index.in_packs([name for name, _ in packed])
+        # Committed before, by another thread, unless its failed sync took them back.
+        in_packs |= self._holdings.index.in_packs([n for n, _ in packed if n not in in_packs])
         by_page: dict[Digest, set[int]] = {}
         for name, entries in packed:
             if name in in_packs:
@@ -350,7 +350,8 @@ class Parts:
         synced: list[tuple[StoredObject, dict[int, list[int]]]],
         packed: list[tuple[Digest, list[tuple[Digest, int]]]],
         errors: list[StoreError],
-    ) -> None:
+    ) -> set[Digest]:
+        """What was in the packs and now is in the index, too."""
         chunks: dict[Digest, Location] = {}
         ends: dict[int, int] = {}
         try:
@@ -371,6 +372,7 @@ class Parts:
                     for name, entries in packed:
                         self._packed.setdefault(name, []).extend(entries)
                 raise
+        return set(chunks)
 
     def _commit(
         self,
