@@ -172,6 +172,9 @@ class Network(Protocol):
     def peers(self) -> list[PeerStatus]:
         """Everyone we are connected to."""
 
+    async def peers_changed(self) -> None:
+        """Until somebody is connected, is gone, or said where it can be dialled."""
+
     def known_address(self, peer: PeerId) -> PeerAddress | None:
         """Where others may dial a peer, as it said itself or as we reached it; None: not known."""
 

@@ -159,6 +159,9 @@ class Libp2pNetwork:
     def peers(self) -> list[PeerStatus]:
         return [connection.status() for connection in self._swarm.connections()]
 
+    async def peers_changed(self) -> None:
+        await self._swarm.changed()
+
     def known_address(self, peer: PeerId) -> PeerAddress | None:
         addresses = self._known.get(peer)
         return PeerAddress(peer, addresses) if addresses else None
@@ -209,6 +212,7 @@ class Libp2pNetwork:
                     raise
                 if said.addresses:
                     self._remember(connection.peer, said.addresses)
+                    self._swarm.on_changed()
                     if self._kademlia_protocol in said.protocols:
                         self._kademlia.on_peer(connection.peer, said.addresses)
         except P2phubError as error:

@@ -200,6 +200,7 @@ class MemoryNetwork:
         self._served: dict[str, tuple[OnStream, int]] = {}
         self._serving: Counter[tuple[PeerId, str]] = Counter()
         self._connected: dict[PeerId, PeerStatus] = {}
+        self._changed = trio.Event()
         self._streams: dict[PeerId, list[MemoryStream]] = {}
         self._nursery: trio.Nursery | None = None
         self._refreshed_s: float | None = None
@@ -259,6 +260,8 @@ class MemoryNetwork:
         other._connected.setdefault(
             self.peer_id, PeerStatus(self.peer_id, self._address.addresses[0], False, now)
         )
+        self._on_changed()
+        other._on_changed()
 
     async def open(
         self, peer: PeerId, protocol: str, *, timeout_s: float = OPEN_TIMEOUT_S
@@ -311,6 +314,8 @@ class MemoryNetwork:
         other = self._hub.networks[peer]
         self._connected.pop(peer, None)
         other._connected.pop(self.peer_id, None)
+        self._on_changed()
+        other._on_changed()
         for stream in [
             *self._streams.pop(peer, ()),
             *other._streams.pop(self.peer_id, ()),
@@ -319,6 +324,13 @@ class MemoryNetwork:
 
     def peers(self) -> list[PeerStatus]:
         return list(self._connected.values())
+
+    async def peers_changed(self) -> None:
+        await self._changed.wait()
+
+    def _on_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def known_address(self, peer: PeerId) -> PeerAddress | None:
         return self._hub.networks[peer]._address if peer in self._connected else None

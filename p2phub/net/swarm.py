@@ -72,6 +72,7 @@ class Swarm:
         self._served: dict[str, Served] = {}
         self._serving: Counter[str] = Counter()
         self._connections: dict[PeerId, list[Connection]] = {}
+        self._changed = trio.Event()
         self._by_host: Counter[str] = Counter()  # inbound, this machine's own excepted
         self._handshakes: dict[trio.CancelScope, str] = {}  # inbound, by remote IP, oldest first
         self._dials: dict[PeerId, trio.Event] = {}
@@ -161,6 +162,14 @@ class Swarm:
         """
         group = self._connections.get(peer, ())
         return next((found for found in reversed(group) if found.is_live), None)
+
+    async def changed(self) -> None:
+        """Until `on_changed` is called, as when a connection is made or ends."""
+        await self._changed.wait()
+
+    def on_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def disconnect(self, peer: PeerId) -> None:
         for connection in list(self._connections.get(peer, ())):
@@ -382,6 +391,7 @@ class Swarm:
             group[0].yamux.end("a newer connection replaces it")
         self._nursery.start_soon(self._run, connection)
         self._on_connected(connection)
+        self.on_changed()
 
     async def _run(self, connection: Connection) -> None:
         def on_stream(stream: YamuxStream) -> None:
@@ -405,6 +415,7 @@ class Swarm:
         if connection not in group:
             return
         group.remove(connection)
+        self.on_changed()
         if not group:
             del self._connections[connection.peer]
         host = connection.remote.host

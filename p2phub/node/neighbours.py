@@ -23,8 +23,9 @@ from p2phub.node.tasks import open_tasks
 from p2phub.paths import Home
 
 BOOK_BYTES_MAX = 8 << 20
-SAVE_PERIOD_S = 30.0
-LOOK_PERIOD_S = 1.0  # between two looks at who is connected
+SAVE_PERIOD_S = 300.0
+LOOK_PAUSE_S = 1.0  # between two looks at who is connected and whom to dial
+LOOK_PERIOD_S = 60.0  # the same, where nothing happened
 PEERS_WANTED = 8  # fewer connected: remembered peers are dialled
 DIALS_AT_ONCE = 4
 LOCAL_MAX = 64  # peers of the local network waiting to be dialled
@@ -54,7 +55,10 @@ class Neighbours:
         )
         self._bootstrap = Bootstrap(bootstrap, rng)
         self._changed = trio.Event()
+        self._news = trio.Event()  # for `_watch`
         self._connected: frozenset[str] = frozenset()
+        self._noted: frozenset[str] = frozenset()  # of them, those whose addresses the book has
+        self._dialling: set[str] = set()  # remembered peers
         self._local: dict[str, PeerAddress] = {}  # heard of and not dialled yet
 
     async def run(self) -> None:
@@ -64,6 +68,7 @@ class Neighbours:
                 nursery.start_soon(self._save_regularly)
                 nursery.start_soon(self._dial_bootstrap, nursery)
                 nursery.start_soon(self._watch, nursery)
+                nursery.start_soon(self._listen)
         finally:
             self._save()
 
@@ -80,6 +85,7 @@ class Neighbours:
         self.book.add(address.peer, address.addresses)
         if len(self._local) < LOCAL_MAX:
             self._local[address.peer] = address
+            self._news.set()
 
     async def _dial_bootstrap(self, nursery: trio.Nursery) -> None:
         while True:
@@ -101,45 +107,73 @@ class Neighbours:
             self._bootstrap.on_connected(text, trio.current_time())
         self._changed.set()
 
+    async def _listen(self) -> None:
+        while True:
+            await self._network.peers_changed()
+            self._news.set()
+
     async def _watch(self, nursery: trio.Nursery) -> None:
         """Note who is connected; dial remembered peers while there are few."""
         dials = trio.CapacityLimiter(DIALS_AT_ONCE)
         while True:
+            self._news = trio.Event()
             now = trio.current_time()
-            statuses = self._network.peers()
-            for status in statuses:
-                known = self._network.known_address(status.peer)
-                if status.peer not in self._connected and known is not None:
-                    self.book.add(status.peer, known.addresses)
-                    self.book.on_met(status.peer, now)
-            connected = frozenset(str(status.peer) for status in statuses)
-            is_joined = bool(connected) and not self._connected
-            self._connected = connected
-            self._bootstrap.on_peers(len(connected), now)
-            if is_joined:
-                self._on_joined()
+            self._note(now)
             local, self._local = self._local, {}
-            for peer in local:
-                if peer not in connected:
-                    nursery.start_soon(self._dial_known, peer, dials)
-            if len(connected) < PEERS_WANTED:
-                for peer in self.book.next_dials(now, DIALS_AT_ONCE, connected):
-                    nursery.start_soon(self._dial_known, peer, dials)
-            await trio.sleep(LOOK_PERIOD_S)
+            chosen = [peer for peer in local if peer not in self._connected | self._dialling]
+            due = now + LOOK_PERIOD_S
+            if len(self._connected) < PEERS_WANTED:
+                taken = self._connected.union(self._dialling, chosen)
+                free_count = max(0, DIALS_AT_ONCE - len(self._dialling))
+                chosen += self.book.next_dials(now, free_count, taken)
+                next_due = self.book.next_deadline(taken.union(chosen))
+                due = min(due, next_due) if next_due is not None else due
+            self._dialling.update(chosen)
+            for peer in chosen:
+                nursery.start_soon(self._dial_known, peer, dials)
+            with trio.move_on_at(due):
+                await self._news.wait()
+            await trio.sleep_until(now + LOOK_PAUSE_S)
+
+    def _note(self, now: float) -> None:
+        """Who came, and who is gone."""
+        connected, noted = set(), set()
+        for status in self._network.peers():
+            peer = str(status.peer)
+            connected.add(peer)
+            known = self._network.known_address(status.peer)
+            if known is None:
+                continue
+            noted.add(peer)
+            if peer not in self._noted:
+                self.book.add(status.peer, known.addresses)
+                self.book.on_met(status.peer, now)
+        is_joined = bool(connected) and not self._connected
+        self._connected, self._noted = frozenset(connected), frozenset(noted)
+        self._bootstrap.on_peers(len(connected), now)
+        self._changed.set()
+        if is_joined:
+            self._on_joined()
 
     async def _dial_known(self, peer: str, dials: trio.CapacityLimiter) -> None:
-        async with dials:
-            try:
+        try:
+            async with dials:
                 addresses = tuple(parse_address(text) for text in self.book.addresses(peer))
                 await self._network.connect(PeerAddress(PeerId(peer), addresses))
-            except (P2phubError, UsageError):
-                self.book.on_failed(peer, trio.current_time())
+        except (P2phubError, UsageError):
+            self.book.on_failed(peer, trio.current_time())
+        finally:
+            self._dialling.discard(peer)
+            self._news.set()
 
     async def _save_regularly(self) -> None:
+        saved = b""
         while True:
             await trio.sleep(SAVE_PERIOD_S)
             data = self._dump()
-            await trio.to_thread.run_sync(try_write, self._path, data)
+            if data != saved:
+                await trio.to_thread.run_sync(try_write, self._path, data)
+                saved = data
 
     def _save(self) -> None:
         try_write(self._path, self._dump())

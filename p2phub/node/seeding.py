@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -74,7 +75,7 @@ class Seeding:
             while True:
                 self._changed = trio.Event()
                 now = trio.current_time()
-                due = now + 10.0
+                due = inf
                 self._loaded_count = sum(s.machine is not None for s in self._swarms.values())
                 for swarm in self._swarms.values():
                     due = min(due, self._serve(swarm, now, nursery))

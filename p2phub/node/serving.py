@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import trio
 
@@ -121,7 +122,7 @@ class Serving:
                 for action in self._machine.next_actions(trio.current_time()):
                     self._carry_out(action)
                 due = self._machine.next_deadline()
-                with trio.move_on_at(due if due is not None else trio.current_time() + 10.0):
+                with trio.move_on_at(inf if due is None else due):
                     await self._changed.wait()
 
     def on_received(self, peer: PeerId, size_bytes: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import trio
+import trio.testing
 
 from p2phub.errors import (
     NetworkError,
@@ -253,6 +254,30 @@ async def test_a_bug_ends_the_connection_it_met_and_is_counted(
     stream = await third.open(other.peer_id, ECHO)
     await stream.send(b"still here")
     assert await stream.receive_exactly(10) == b"still here"
+
+
+async def test_who_waits_hears_when_peers_come_can_be_dialled_and_go(
+    nursery: trio.Nursery, make_node: MakeNode
+) -> None:
+    one, other = make_node(1), make_node(2)
+    await start(nursery, one, other)
+    seen: list[tuple[bool, bool]] = []
+
+    async def look() -> None:
+        while True:
+            await other.peers_changed()
+            is_known = other.known_address(one.peer_id) is not None
+            seen.append((bool(other.peers()), is_known))
+
+    nursery.start_soon(look)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(5):
+        await one.connect(address_of(other))
+        while (True, True) not in seen:
+            await trio.sleep(0.001)
+        await one.disconnect(other.peer_id)
+        while seen[-1][0]:
+            await trio.sleep(0.001)
 
 
 async def test_disconnect_ends_streams_at_both_ends_and_a_new_connect_works(

@@ -93,7 +93,7 @@ class PeerBook:
         page = self._pages.get(peer)
         if page is None:
             return
-        page.met_at, page.failure_count, page.retry_at = now, 0, float("-inf")
+        page.met_at, page.failure_count, page.retry_at = now, 0, now + RETRY_S
         if address is not None and address in page.addresses:
             page.addresses.remove(address)
             page.addresses.insert(0, address)
@@ -147,6 +147,15 @@ class PeerBook:
         ]
         rows.sort()
         return [row[3] for row in rows[:count]]
+
+    def next_deadline(self, connected: frozenset[str] = frozenset()) -> float | None:
+        """When somebody is worth dialling, perhaps long ago; None: nobody will be."""
+        dues = (
+            max(page.retry_at, page.banned_until)
+            for peer, page in self._pages.items()
+            if page.addresses and peer not in connected
+        )
+        return min(dues, default=None)
 
     def peers(self, now: float) -> list[KnownPeer]:
         """All pages, for people."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import random
 
-from p2phub.core.discovery.peer_book import FAILURES_FORGOTTEN, PEERS_REMEMBERED_MAX, PeerBook
+from p2phub.core.discovery.peer_book import (
+    FAILURES_FORGOTTEN,
+    PEERS_REMEMBERED_MAX,
+    RETRY_S,
+    PeerBook,
+)
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 
 ADDRESS = "/ip4/192.0.2.1/tcp/4001"
@@ -90,3 +95,25 @@ def test_damaged_rows_are_left_out() -> None:
     ]
     again = PeerBook.from_dict({"version": 1, "peers": rows}, random.Random(1), 0.0, 0.0)
     assert [page.peer for page in again.peers(0.0)] == ["ok"]
+
+
+def test_the_next_deadline_is_when_somebody_may_be_dialled() -> None:
+    peers = book()
+    assert peers.next_deadline() is None
+    peers.add("never dialled", [ADDRESS])
+    peers.add("no address", [])
+    assert peers.next_deadline() == float("-inf")
+    peers.on_failed("never dialled", 10.0)
+    due = peers.next_deadline()
+    assert due is not None and due >= 10.0 + RETRY_S
+    assert peers.next_dials(due - 0.001, 4) == []
+    assert peers.next_dials(due, 4) == ["never dialled"]
+    assert peers.next_deadline(frozenset({"never dialled"})) is None
+
+
+def test_who_hangs_up_at_once_is_not_dialled_again_at_once() -> None:
+    peers = book()
+    peers.add("peer", [ADDRESS])
+    peers.on_met("peer", 10.0)
+    assert peers.next_dials(10.1, 4) == []
+    assert peers.next_dials(10.0 + RETRY_S, 4) == ["peer"]
