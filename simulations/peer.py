@@ -97,7 +97,7 @@ class SimulatedPeer:
         # What was started, by peer and id.
         self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
         size_bytes = content.size_bytes
-        self._download = Download(size_bytes, rng, span_bytes=span_bytes)
+        self.download = Download(size_bytes, rng, span_bytes=span_bytes)
         self._news: list[_Delta] = []  # that the machine didn't hear yet
         self._givers: set[str] = set()  # who gives this peer a slot
         self.uploads = Uploads(rng)
@@ -112,23 +112,15 @@ class SimulatedPeer:
         if self.offers is not None:
             self.offers.on_pages_complete()
         self.held_bytes = size_bytes if is_seed else 0
-        self._downloading = Loop(engine, self._download_step, self._download.next_deadline)
+        self._downloading = Loop(engine, self._download_step, self.download.next_deadline)
         self._serving = Loop(engine, self._upload_step, self._next_upload_deadline)
 
-    @property
-    def download(self) -> Download:
-        """The machine, once it has heard all news."""
-        if self._news:
-            self._hear_news()
-        return self._download
-
-    def _hear_news(self) -> bool:
-        """Hand the news to the machine; whether it has something to do."""
+    def _hear_news(self) -> None:
+        """Hand the news to the machine: late is early enough, see `on_have_delta`."""
         news, self._news = self._news, []
-        is_due = False
+        hear, now = self.download.on_have_delta, self.engine.now
         for name, page, entries in news:
-            is_due |= self._download.on_have_delta(name, page, entries, self.engine.now)
-        return is_due
+            hear(name, page, entries, now)
 
     # ---- sessions ------------------------------------------------------------------------------
 
@@ -227,7 +219,7 @@ class SimulatedPeer:
             # News of those who give no slot make no difference until the machine is asked what to
             # do: they wait, since many at once cost less.
             self._news.append(delta)
-        elif self._download.on_have_delta(*delta, self.engine.now):
+        elif self.download.on_have_delta(*delta, self.engine.now):
             self._downloading.soon()
 
     def on_request(self, name: str, request_id: int, span: Span) -> None:
@@ -249,15 +241,15 @@ class SimulatedPeer:
 
     def on_choke(self, name: str) -> None:
         self._givers.discard(name)
-        self._download.on_choke(name, self.engine.now)
+        self.download.on_choke(name, self.engine.now)
 
     def on_unchoke(self, name: str) -> None:
         self._givers.add(name)
-        self._download.on_unchoke(name, self.engine.now)
+        self.download.on_unchoke(name, self.engine.now)
         self._downloading.soon()
 
     def on_offer(self, name: str, run: Run) -> None:
-        self._download.on_offer(name, run, self.engine.now)
+        self.download.on_offer(name, run, self.engine.now)
         self._downloading.soon()
 
     # ---- chunks --------------------------------------------------------------------------------
@@ -333,9 +325,9 @@ class SimulatedPeer:
         self.uploads.on_received(sender.name, span.lengths[position], now)
         if position + 1 == span.chunk_count:
             del self.requests[key]
-            self._download.on_done(*key, now)
+            self.download.on_done(*key, now)
         else:
-            self._download.on_progress(*key, position + 1, now)
+            self.download.on_progress(*key, position + 1, now)
         self._downloading.soon()
 
     def _send_deltas(self) -> None:
@@ -377,6 +369,7 @@ class SimulatedPeer:
         self.asked_now.clear()
         if self.is_seed:
             return
+        self._hear_news()
         for action in self.download.next_actions(now):
             match action:
                 case SendRequest(name, request_id, span):

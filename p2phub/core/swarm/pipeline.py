@@ -68,6 +68,13 @@ class RequestState:
 class PeerState:
     """What a download knows of one peer."""
 
+    __slots__ = (
+        "_meter", "_probe_id", "_rate_then", "asked", "delay_s", "holdings", "in_flight_bytes",
+        "is_choked", "is_local", "offered", "offering_until", "order", "pause_count",
+        "paused_until", "peer", "promises_broken_count", "requests", "requests_max", "snub_count",
+        "verified_bytes", "waiting_since",
+    )  # fmt: skip
+
     def __init__(self, peer: Peer, order: int, holdings: Holdings, now: float) -> None:
         self.peer = peer
         self.order = order  # of joining: breaks ties the same way every time
@@ -232,6 +239,9 @@ class PeerState:
 
 def in_order(peers: Iterable[PeerState], now: float) -> list[PeerState]:
     """Who is served first: local peers, then fast ones, then who joined first."""
+    peers = list(peers)
+    if len(peers) < 2:
+        return peers
     return sorted(peers, key=lambda state: (not state.is_local, -state.rate(now), state.order))
 
 

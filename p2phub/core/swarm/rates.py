@@ -26,10 +26,10 @@ class RateMeter:
 
     def rate(self, now: float) -> float:
         """Bytes per second; 0.0 as long as no time has passed."""
-        if now > self._since:
-            self._pass(now)
         if not self._level:
             return 0.0
+        if now > self._since:
+            self._pass(now)
         weight = self._window_s * -math.expm1(-self._age_s / self._window_s)
         return self._level / weight if weight > 0 else 0.0
 

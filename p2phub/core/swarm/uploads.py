@@ -13,7 +13,9 @@ the ledgers of Bitswap (Benet 2014).
 
 from __future__ import annotations
 
+import math
 import random
+from operator import attrgetter
 
 from p2phub.core.swarm.actions import (
     Peer,
@@ -25,7 +27,6 @@ from p2phub.core.swarm.actions import (
     UploadAction,
 )
 from p2phub.core.swarm.parallel import Parallel
-from p2phub.core.swarm.rates import RateMeter
 from p2phub.errors import ProtocolViolation
 from p2phub.proto.limits import MIB, SPAN_BYTES_MAX
 from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, Run
@@ -39,6 +40,7 @@ PATIENCE_S_MAX = 2.0  # with a peer that is far away
 LATE_S = 10.0  # after its slot went on: what comes later is not an answer to it
 IDLE_S_MAX = 60.0  # that a peer which used no slot waits for another; doubles up to here
 LEDGER_WINDOW_S = 20.0  # what reciprocity and fairness remember
+LEDGER_WINDOWS_MAX = 32.0  # until its numbers are made small again: e^32 times a byte
 # Twice what our greeting says: who has the last chunk of one may ask for the next before the lane's
 # word that it was sent has reached us.
 REQUESTS_PER_PEER_MAX = 128
@@ -59,7 +61,7 @@ class _Request:
 
 class _Peer:
     __slots__ = (
-        "balance", "chance", "choked_at", "eligible_at", "idle_since", "is_local", "is_unchoked",
+        "chance", "choked_at", "claim", "eligible_at", "idle_since", "is_local", "is_unchoked",
         "is_used", "patience_s", "peer", "requests", "slot_since", "started_bytes",
         "started_count", "unused_count",
     )  # fmt: skip
@@ -79,11 +81,13 @@ class _Peer:
         self.requests: dict[int, _Request] = {}  # by id, oldest first
         self.started_count = 0
         self.started_bytes = 0
-        self.balance = RateMeter(now, LEDGER_WINDOW_S)  # sent to it, less what it sent us
+        # Who comes first: the smallest claim is the best. Its first part is what was sent to the
+        # peer less what it sent us, in bytes as `Uploads._weight` counts them.
+        self.claim = (0.0, not is_local, chance)
 
-    def claim(self, now: float) -> tuple[float, bool, float]:
-        """Who comes first: the smallest claim is the best."""
-        return self.balance.rate(now), not self.is_local, self.chance
+    def count(self, weighted_bytes: float) -> None:
+        balance, is_far, chance = self.claim
+        self.claim = (balance + weighted_bytes, is_far, chance)
 
     @property
     def idle_at(self) -> float:
@@ -104,6 +108,7 @@ class Uploads:
         self._rng = rng
         self._slots_count = slots_count
         self._peers: dict[Peer, _Peer] = {}
+        self._served: dict[Peer, _Peer] = {}  # those that have a slot
         self._request_count = 0
         self._actions: list[UploadAction] = []
         self._ready: dict[Peer, None] = {}  # peers that may have a request to start
@@ -111,6 +116,7 @@ class Uploads:
         self._parallel = Parallel(slots_count)
         self._gained_at = float("-inf")  # something that peers may want of us since
         self._withheld: frozenset[Peer] = frozenset()
+        self._ledger_since = 0.0  # when a byte counted as one in the ledger of claims
 
     # ---- peers ---------------------------------------------------------------------------------
 
@@ -131,19 +137,34 @@ class Uploads:
             return
         self._count(-len(gone.requests), now)
         self._ready.pop(peer, None)
+        self._served.pop(peer, None)
         self._next_turn = now
 
     def on_sent(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Payload went out to a peer."""
         self._parallel.on_sent(size_bytes, now)
         if peer in self._peers:
-            self._peers[peer].balance.add(size_bytes, now)
+            self._peers[peer].count(size_bytes * self._weight(now))
 
     def on_received(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Verified payload came in from a peer: what reciprocity counts."""
         self._gained_at = now
         if peer in self._peers:
-            self._peers[peer].balance.add(-size_bytes, now)
+            self._peers[peer].count(-size_bytes * self._weight(now))
+
+    def _weight(self, now: float) -> float:
+        """What a byte counts that is sent now.
+
+        What was sent long ago shall count less; since that fades alike for all, later bytes count
+        more instead, and claims are comparable at any time.
+        """
+        age = (now - self._ledger_since) / LEDGER_WINDOW_S
+        if age > LEDGER_WINDOWS_MAX:
+            fade = math.exp(-age)
+            for state in self._peers.values():
+                state.count((fade - 1.0) * state.claim[0])
+            self._ledger_since, age = now, 0.0
+        return math.exp(age)
 
     def withhold(self, peers: frozenset[Peer], now: float) -> None:
         """These peers, and no others, shall have no slot until said otherwise."""
@@ -307,28 +328,33 @@ class Uploads:
         """End slots that were not used or were had for long enough while others wait; give away
         those that are free.
         """
-        served, choked = self._served_and_waiting()
-        gained_at = self._gained_at
-        waiting = [
-            state
-            for state in choked
-            if state.eligible_at <= now
-            or (state.choked_at < gained_at and state.choked_at + IDLE_S <= now)
-        ]
-        if len(waiting) > self._parallel.count - len(served):
-            self._parallel.adapt(now)
-            is_by_chance = self._rng.random() < OPTIMISTIC_SHARE
-            chosen = self._rng.randrange(len(waiting)) if is_by_chance else None
-            is_full = len(served) >= self._parallel.count
-            if not is_full or any(state.may_end(now) for state in served):
-                waiting.sort(key=lambda state: state.claim(now))
-                if chosen is not None:
-                    waiting.insert(0, waiting.pop(chosen))
+        served = list(self._served.values())
+        count = self._parallel.count
+        if len(served) < count or any(state.may_end(now) for state in served):
+            waiting = self._eligible(now)
+            if len(waiting) > count - len(served):
+                self._parallel.adapt(now)
+                waiting.sort(key=attrgetter("claim"))
+                if self._rng.random() < OPTIMISTIC_SHARE:
+                    waiting.insert(0, waiting.pop(self._rng.randrange(len(waiting))))
                 self._end_turns(served, waiting, now)
-                served = [state for state in served if state.is_unchoked]
-        for state in waiting[: max(0, self._parallel.count - len(served))]:
-            self._unchoke(state, now)
+            for state in waiting[: max(0, self._parallel.count - len(self._served))]:
+                self._unchoke(state, now)
         self._plan_turn(now)
+
+    def _eligible(self, now: float) -> list[_Peer]:
+        """Who may get a slot now, in the order of joining."""
+        gained_at = self._gained_at
+        return [
+            state
+            for state in self._peers.values()
+            if not state.is_unchoked
+            and (
+                state.eligible_at <= now
+                or (state.choked_at < gained_at and state.choked_at + IDLE_S <= now)
+            )
+            and state.peer not in self._withheld
+        ]
 
     def _end_turns(self, served: list[_Peer], waiting: list[_Peer], now: float) -> None:
         """Take slots from those who don't use them, or had them for a while and have no better
@@ -341,7 +367,7 @@ class Uploads:
             if not state.may_end(now):
                 continue
             is_busy = state.is_used and now < state.idle_at
-            if is_busy and free >= 0 and state.claim(now) <= waiting[free].claim(now):
+            if is_busy and free >= 0 and state.claim <= waiting[free].claim:
                 state.slot_since = now
             else:
                 self._choke(state, now)
@@ -349,26 +375,18 @@ class Uploads:
 
     def _plan_turn(self, now: float) -> None:
         """When slots must be looked at again."""
-        self._next_turn = None
-        served, waiting = self._served_and_waiting()
-        if not waiting:
-            return
-        soonest = min(map(self._eligible_at, waiting))
-        if len(served) >= self._parallel.count:
-            ends = (min(state.slot_since + TURN_S, state.idle_at) for state in served)
-            soonest = max(soonest, min(ends))
-        self._next_turn = max(soonest, now + LOOK_S)
-
-    def _served_and_waiting(self) -> tuple[list[_Peer], list[_Peer]]:
-        """Who has a slot, and who may get one sooner or later; each in the order of joining."""
-        served: list[_Peer] = []
-        waiting: list[_Peer] = []
-        for peer, state in self._peers.items():
-            if state.is_unchoked:
-                served.append(state)
-            elif peer not in self._withheld:
-                waiting.append(state)
-        return served, waiting
+        soonest = float("-inf")
+        if len(self._served) >= self._parallel.count:
+            soonest = min(min(s.slot_since + TURN_S, s.idle_at) for s in self._served.values())
+        if soonest <= now or len(self._served) == len(self._peers):
+            # No slot is waited for, or the next is for the first who may get one.
+            waiting = [
+                self._eligible_at(state)
+                for peer, state in self._peers.items()
+                if not state.is_unchoked and peer not in self._withheld
+            ]
+            soonest = min(waiting, default=float("inf"))
+        self._next_turn = max(soonest, now + LOOK_S) if soonest < float("inf") else None
 
     def _eligible_at(self, state: _Peer) -> float:
         """Who did not use its last slot waits longer for the next, unless we gained something that
@@ -380,12 +398,14 @@ class Uploads:
 
     def _unchoke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = True
+        self._served[state.peer] = state
         state.is_used = False
         state.idle_since = state.slot_since = now
         self._actions.append(SendUnchoke(state.peer))
 
     def _choke(self, state: _Peer, now: float) -> None:
         state.is_unchoked = False
+        del self._served[state.peer]
         state.choked_at = state.eligible_at = now
         if not state.is_used:
             state.eligible_at += min(IDLE_S * (1 << min(state.unused_count, 16)), IDLE_S_MAX)
