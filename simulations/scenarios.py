@@ -24,7 +24,6 @@ from simulations.peer import Conduct, SimulatedPeer
 MBIT = 125_000  # bytes per second
 NEIGHBOURS_MAX = 40
 TIME_S_MAX = 6 * 3600.0
-SEED_COPIES = 1.05  # a little more than a swarm needs
 LOOK_S = 0.01
 SLOW_SEED = 10.0  # times slower than a peer
 FREE_RIDERS_ONE_OF = 8
@@ -268,18 +267,16 @@ def late_comers(world: World) -> None:
 
 
 def seeds_die(world: World) -> None:
-    """A flash crowd whose seeds are gone for good as soon as the peers have all of it between them,
-    or SEED_COPIES were sent.
+    """A flash crowd whose seeds are gone for good as soon as the peers have all of it between them:
+    what is lost then is lost for all.
     """
     _add_seeds(world)
     for number in range(world.setting.peers_count):
         world.add(f"peer-{number}")
     seeds = [peer for peer in world.peers if peer.is_seed]
-    all_bytes = world.content.size_bytes
 
     def look() -> None:
-        sent_bytes = sum(seed.link.sent_bytes for seed in seeds)
-        if sent_bytes < SEED_COPIES * all_bytes and not world.is_spread():
+        if not world.is_spread():
             world.engine.after(LOOK_S, look)
             return
         for seed in seeds:

@@ -74,6 +74,13 @@ def test_all_complete_when_the_seed_dies_as_soon_as_the_last_chunk_has_left_it(s
     assert report.seed_copies <= 1.1
 
 
+def test_a_seed_stays_until_all_of_it_is_spread_however_much_it_sends_twice() -> None:
+    setting = Setting(peers_count=8, seed=5, size_bytes=SMALL // 2, chunk_bytes=5000)
+    report = simulate("seeds_die", setting)
+    assert report.completed_count == 8
+    assert report.seed_copies > 1.06  # else this setting shows nothing: what is small is sent twice
+
+
 def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
     setting = Setting(peers_count=4, seed=3, size_bytes=SMALL)
     other = Setting(peers_count=4, seed=4, size_bytes=SMALL)
