@@ -23,6 +23,7 @@ from simulations.peer import Conduct, SimulatedPeer
 
 MBIT = 125_000  # bytes per second
 NEIGHBOURS_MAX = 40
+NEIGHBOURS_LET_IN_MAX = 2 * NEIGHBOURS_MAX  # with those that come later
 TIME_S_MAX = 6 * 3600.0
 LOOK_S = 0.01
 SLOW_SEED = 10.0  # times slower than a peer
@@ -95,9 +96,11 @@ class World:
         self.awaited_count = 0  # peers that have not come yet
 
     def add_awaited(self, name: str) -> None:
-        """A peer comes later than others."""
+        """A peer comes later than others: they have all the neighbours they looked for, and let it
+        in.
+        """
         self.awaited_count -= 1
-        self.recruit(self.add(name))
+        self.recruit(self.add(name), NEIGHBOURS_LET_IN_MAX)
 
     def add(
         self, name: str, *, is_seed: bool = False, conduct: Conduct = Conduct.HONEST
@@ -127,13 +130,13 @@ class World:
         for peer in self.peers:
             self.recruit(peer)
 
-    def recruit(self, peer: SimulatedPeer) -> None:
-        """Neighbours for one peer, as far as there are peers with room."""
+    def recruit(self, peer: SimulatedPeer, others_max: int = NEIGHBOURS_MAX) -> None:
+        """Neighbours for one peer, as far as there are peers with fewer than others_max."""
         room = NEIGHBOURS_MAX - len(peer.neighbours)
         others = [
             other
             for other in self.peers
-            if len(other.neighbours) < NEIGHBOURS_MAX
+            if len(other.neighbours) < others_max
             and other is not peer
             and other.name not in peer.neighbours
             and not other.is_gone

@@ -12,7 +12,7 @@ import pytest
 
 from p2phub.proto.limits import MIB
 from simulations.__main__ import main
-from simulations.scenarios import SCENARIOS, Setting, simulate
+from simulations.scenarios import NEIGHBOURS_MAX, SCENARIOS, Setting, played, simulate
 
 SMALL = 16 * MIB
 SEEDS = range(10)
@@ -65,6 +65,15 @@ def test_who_comes_late_completes_too_and_costs_the_seeds_little(seed: int) -> N
     assert report.completed_count == 6
     assert report.seed_copies <= 2.0
     assert report.duplicate_share <= 0.02
+
+
+def test_who_comes_late_is_let_in_by_peers_that_have_all_their_neighbours() -> None:
+    setting = Setting(peers_count=60, seed=1, size_bytes=SMALL, chunk_bytes=MIB)
+    world = played("late_comers", setting)
+    early, late = world.downloaders[:30], world.downloaders[30:]
+    assert len(late) == 30
+    assert all(len(peer.neighbours) >= NEIGHBOURS_MAX for peer in late)
+    assert any(len(peer.neighbours) > NEIGHBOURS_MAX for peer in early)
 
 
 @pytest.mark.parametrize("seed", range(5))
