@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from p2phub.digest import Sha256
 
 SLOT_S = 0.001
+FACTS_MAX = 1024  # that are added to the trace at once, which costs less
 EVENTS_MAX = 200_000_000  # a simulation that needs more is stuck
 
 _Event: TypeAlias = tuple[float, int, Callable[..., None], tuple[Any, ...]]
@@ -34,6 +35,7 @@ class Engine:
         self._slot = 0  # at hand
         self._sequence = count()
         self._trace = Sha256()
+        self._facts: list[tuple[float, tuple[object, ...]]] = []  # not in the trace yet
         self._is_stopped = False
 
     def at(self, time: float, happen: Callable[..., None], *arguments: Any) -> None:
@@ -55,11 +57,18 @@ class Engine:
 
     def record(self, *facts: object) -> None:
         """Add something that happened to the trace."""
-        self._trace.update(repr((self.now, *facts)).encode())
+        self._facts.append((self.now, facts))
+        if len(self._facts) >= FACTS_MAX:
+            self._write_facts()
+
+    def _write_facts(self) -> None:
+        self._trace.update("".join(map(repr, self._facts)).encode())
+        self._facts.clear()
 
     @property
     def trace(self) -> str:
         """A digest of all that was recorded: equal traces, equal runs."""
+        self._write_facts()
         return self._trace.digest().hex()
 
     def stop(self) -> None:

@@ -181,7 +181,8 @@ class SimulatedPeer:
         """A message: `hear` is called at the other end after the delay, if both are still
         connected.
         """
-        self.engine.after(other.link.delay_s, self._deliver, other, hear, arguments)
+        engine = self.engine
+        engine.at(engine.now + other.link.delay_s, self._deliver, other, hear, arguments)
 
     def _deliver(
         self, other: SimulatedPeer, hear: Callable[..., None], arguments: tuple[object, ...]

@@ -180,7 +180,7 @@ class Download:
     def on_have_delta(self, peer: Peer, page: Digest, entries: Sequence[int], now: float) -> bool:
         """The peer holds more of a page it was asked about; whether we may do more for that."""
         state, number = self._peers.get(peer), self._planner.number_of(page)
-        if state is None or number is None or number not in (holdings := state.holdings).pages:
+        if state is None or number not in (holdings := state.holdings).pages:
             return False
         gained = self._availability.add_entries(holdings, number, entries)
         if state.is_choked or not (gained & self._picker.open or holdings.part):
