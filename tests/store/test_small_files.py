@@ -131,4 +131,4 @@ def test_a_manifest_that_lies_about_one_of_many_is_found_out(
     records[7] = replace(records[7], sha256=bytes(32))
     with pytest.raises(DigestMismatch):
         store.place_files(records, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
