@@ -159,5 +159,5 @@ LANE_SPANS_MAX = 256  # spans expected or queued on one channel
 LANE_FORGOTTEN_MAX = 256  # cancelled spans whose late bytes are still tolerated
 LANE_CREDIT_BYTES = 64 * KIB  # the most that one step moves under a rate limit
 LANE_EVENTS_MAX = 4096  # reports waiting for the event loop; beyond it lanes wait
-LANE_WAKEUPS_PER_S_MAX = 100  # of the event loop by all lanes together
+LANE_WAKEUPS_PER_S_MAX = 200  # of the event loop by all lanes together
 SPAN_SLICE_BYTES = 65_507  # one Noise message of a libp2p stream, with its tag and yamux's header

@@ -18,6 +18,9 @@ from p2phub.errors import P2phubError
 from p2phub.proto.limits import LANE_EVENTS_MAX, LANE_TICK_S, LANE_WAKEUPS_PER_S_MAX
 
 WAKEUP_PERIOD_S = 1.0 / LANE_WAKEUPS_PER_S_MAX
+STEADY_PERIOD_S = 2 * WAKEUP_PERIOD_S  # once lanes were busy for BUSY_S: each wake-up costs them
+BUSY_S = 0.25  # a reader of a range has what it wants by then
+REST_S = 0.05  # without a report: then lanes are not busy any more
 
 
 class Channel(Protocol):
@@ -126,6 +129,7 @@ class ChannelEvents:
         self._events: deque[ChannelEvent] = deque()
         self._is_awake = False  # a wake-up is under way, or the receiver is between two looks
         self._slept_until_s = 0.0
+        self._busy_since_s = 0.0
 
     def put(self, event: ChannelEvent) -> None:
         """Report from a thread. Waits while the queue is full, unless the channel is closing.
@@ -169,9 +173,16 @@ class ChannelEvents:
                 self._changed.notify_all()
             if events:
                 self._room.set()
-                self._slept_until_s = trio.current_time() + WAKEUP_PERIOD_S
+                self._slept_until_s = self._rest(trio.current_time())
                 return events
             await self._wakeup.wait()
+
+    def _rest(self, now: float) -> float:
+        """Until when the loop sleeps whatever is reported."""
+        if now - self._slept_until_s > REST_S:
+            self._busy_since_s = now
+        is_steady = now - self._busy_since_s > BUSY_S
+        return now + (STEADY_PERIOD_S if is_steady else WAKEUP_PERIOD_S)
 
     def _wake(self) -> None:
         self._wakeup.set()
