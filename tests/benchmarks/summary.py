@@ -101,6 +101,19 @@ def small_files(figures: Figures) -> list[str]:
     ]
 
 
+def many(figures: Figures) -> list[str]:
+    return [
+        _row(
+            f"commands to a node that sends {figures['sent_mb_s']:.0f} MB/s to "
+            f"{figures['peers']} peers",
+            f"median {figures['median_ms']:.0f} ms, 99 of 100 within {figures['p99_ms']:.0f} ms",
+            f"the slowest of them, {figures['releases']} releases listed, with no peer "
+            f"{figures['releases_alone_ms']:.0f} ms",
+            None,
+        )
+    ]
+
+
 def random_range(figures: Figures) -> list[str]:
     return [
         _row(
@@ -165,7 +178,8 @@ CROWDS = ({}, {"seeds": 3, "rival": False}, {"free_rider": True, "rival": False}
 MAKERS: dict[str, Callable[[Figures], list[str]]] = {
     make.__name__: make
     for make in (
-        one_to_one, ingest, flash_crowd, update, small_files, random_range, limit, scale, idle,
+        one_to_one, ingest, flash_crowd, update, small_files, many, random_range, limit, scale,
+        idle,
     )
 }  # fmt: skip
 
