@@ -318,6 +318,8 @@ class PeerSession:
                 self._machine.on_offer(self._peer, run, now)
                 self._transfer.on_seed(self._peer)
             case Ask():
+                if self._transfer.is_kept:
+                    return  # who reads ranges takes no offers, and others would wait for it
                 try:
                     self._asked_send.send_nowait(message)
                 except trio.WouldBlock:
