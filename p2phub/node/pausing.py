@@ -117,6 +117,8 @@ class PausableFetch:
         """
         if not may_pass(error) or not self.request.room_wait_s:
             raise error
+        if "room" in error.facts and not self._done_bytes:
+            raise error  # larger than what store_max and the pins leave: refused, not begun
         log.warning("a fetch of %s pauses: %s", self.request.reference, error)
         while True:
             if self._left_s <= 0:

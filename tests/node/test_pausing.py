@@ -251,25 +251,26 @@ async def test_a_fetch_waits_for_the_folder_that_it_writes_to(tmp_path: Path) ->
         assert fetch.fetched.bytes_fetched < 1.2 * SIZE  # nothing was fetched twice
 
 
-async def test_a_fetch_waits_for_room_within_store_max(tmp_path: Path) -> None:
+async def test_what_store_max_and_pins_leave_no_room_for_is_refused_before_the_first_byte(
+    tmp_path: Path,
+) -> None:
     one, two = write_model(tmp_path / "one"), write_model(tmp_path / "two", seed=2)
     async with node(tmp_path / "a") as a, node(tmp_path / "b", store_max=4_000_000) as b:
         peers = (await address_of(a),)
         pinned = await publish(a, one)
         await fetch_from(b, pinned, peers=peers)
         await b.upkeep.pin(parse_reference(pinned), True)
-        request = FetchRequest(reference=parse_reference(await publish(a, two)), peers=peers)
-        fetch = Watched(b, request)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fetch.run)
-            with trio.fail_after(20):
-                await fetch.paused.wait()
-            assert "store_max" in fetch.said[-1].note
-            await b.upkeep.pin(parse_reference(pinned), False)
-        assert fetch.failure is None
-        assert fetch.fetched is not None
-        assert same_files(two, fetch.fetched.path)
-        # What never fits is not waited for.
+        wanted = await publish(a, two)
+        received_bytes = (await b.status()).received_bytes
+        with pytest.raises(StoreFull) as refused:
+            await fetch_from(b, wanted, peers=peers)
+        assert "store_max" in str(refused.value)
+        got_bytes = (await b.status()).received_bytes - received_bytes
+        assert got_bytes < 20_000  # the documents that say how large it is
+        await b.upkeep.pin(parse_reference(pinned), False)
+        fetched = await fetch_from(b, wanted, peers=peers)
+        assert same_files(two, fetched.path)
+        # What never fits is refused as well.
         large = await publish(a, write_model(tmp_path / "large", size=5_000_000, seed=3))
         with pytest.raises(StoreFull):
             await fetch_from(b, large, peers=peers)
