@@ -205,9 +205,14 @@ class Channels:
     ) -> SendingChannel:
         """Dial the downloader's own listener.
 
-        Raises PeerUnreachable, PeerTimeout, ProtocolViolation.
+        It takes the place of the ticket of ours that it could not use: who was given none is not
+        dialled. Raises LanesBusy, PeerUnreachable, PeerTimeout, ProtocolViolation.
         """
-        return self._sending_lane(await self._dial(ticket, session), session.peer, on_event)
+        if self._offered.get(session) not in self._stream_tickets:
+            raise LanesBusy()
+        channel = await self._dial(ticket, session)
+        self.take_back(session)
+        return self._sending_lane(channel, session.peer, on_event)
 
     def offer_strand(self, session: Session, channel: SendingChannel) -> LaneTicket | LaneRefused:
         """As `offer_sending`, for one more strand of a lane that the other end dialled."""

@@ -93,11 +93,13 @@ class Placing:
 
     def end(self, making: Making) -> None:
         """A tree was shown, or is given up: what is left of it goes."""
-        making.tree.close()
-        remove_tree(making.tree.folder)
-        self._scratches.discard(making.tree.folder)
-        remove_empty(making.tree.folder.parent)
-        making.names.settle()
+        try:
+            making.tree.close()
+            remove_tree(making.tree.folder)
+            self._scratches.discard(making.tree.folder)
+            remove_empty(making.tree.folder.parent)
+        finally:
+            making.names.settle()
 
     # ---- what is there already
 

@@ -12,7 +12,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from p2phub.store.base import FileStamp, Links
+from p2phub.store.base import FileStamp, Links, ObjectState
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.journal import Journal, adopted
@@ -64,7 +64,8 @@ class SecondNames:
             with object.lock:
                 stamp = object.row.stamp
                 now = _stamp_of(self._holdings.path(object))
-                if stamp and now and stamp != now and stamp.is_touched_only(now):
+                is_held = object.row.state is not ObjectState.CHANGED
+                if is_held and stamp and now and stamp != now and stamp.is_touched_only(now):
                     object.row = replace(object.row, stamp=now)
                     renamed.append(object.row)
                 object.namings -= 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 
-from p2phub.errors import P2phubError
+from p2phub.errors import LanesBusy, P2phubError
 from p2phub.net.base import Stream
 from p2phub.net.lane_events import ChannelClosed, ChannelEvent, SpanDone
 from p2phub.net.lane_listener import LaneListener
@@ -199,3 +199,12 @@ async def test_a_channel_whose_opening_is_cancelled_leaves_nothing(has_listeners
         both.up.take_back(both.up_session)
         assert not both.up._stream_tickets
         assert not both.up._offered
+
+
+async def test_nobody_is_dialled_who_was_given_no_ticket() -> None:
+    async with ends(has_listeners=True) as both:
+        own = both.down.offer_sending(both.down_session, lambda channel: None, ignore)
+        assert isinstance(own, LaneTicket)
+        with pytest.raises(LanesBusy):
+            await both.up.open_sending(own, both.up_session, ignore)
+        assert both.up.open_count == 0
