@@ -6,7 +6,7 @@ import threading
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -208,3 +208,19 @@ async def test_nobody_is_dialled_who_was_given_no_ticket() -> None:
         with pytest.raises(LanesBusy):
             await both.up.open_sending(own, both.up_session, ignore)
         assert both.up.open_count == 0
+
+
+async def test_who_cannot_reach_our_listener_is_dialled_in_its_place() -> None:
+    async with ends(has_listeners=True) as both, trio.open_nursery() as nursery:
+        ticket = replace(await both.ticket(), port=1)  # nobody listens there
+
+        async def answer() -> None:
+            own = await both.up_session.receive()
+            assert isinstance(own, LaneTicket)
+            await both.up.open_sending(own, both.up_session, ignore)
+
+        nursery.start_soon(answer)
+        with trio.fail_after(10):
+            await both.down.open_receiving(ticket, both.down_session, ignore)
+        assert (both.up.open_count, both.down.open_count) == (1, 1)
+        assert both.up.has_room_to_send(is_served=False)  # its ticket is used up
