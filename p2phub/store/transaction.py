@@ -51,12 +51,14 @@ class Transaction:
         )
 
     def put_verified(self, object: int, next_segment: int, verified_s: float) -> None:
-        """An object was read again up to a segment; 0: whole."""
+        """An object was read again up to a segment; 0: whole. It counts as verified when its first
+        segment was read: what went bad since then is found by the next round only.
+        """
         self._connection.execute(
             "INSERT INTO verified SELECT id, ?, ? FROM object WHERE id = ?"
             " ON CONFLICT(object) DO UPDATE SET next_segment = excluded.next_segment, verified_s ="
-            " CASE WHEN excluded.next_segment THEN verified_s ELSE excluded.verified_s END",
-            (next_segment, 0.0 if next_segment else verified_s, object),
+            " CASE WHEN next_segment THEN verified_s ELSE excluded.verified_s END",
+            (next_segment, verified_s, object),
         )
 
     def put_verified_pack(self, number: int, verified_s: float) -> None:

@@ -56,6 +56,17 @@ def test_a_scrub_goes_on_after_a_restart(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_went_bad_behind_an_interrupted_scrub_is_found_by_the_next(tmp_path: Path) -> None:
+    folder = StoreFolder(tmp_path / "store")
+    store = DiskStore(folder.root)
+    hold(store, {"big": BIG})
+    store.scrub(100.0, 200.0)  # the first segment of three
+    rot(folder.whole(BIG.object), 500)
+    assert scrub(store, 300.0, 400.0)[2] == 1
+    assert scrub(store, 300.0, 400.0) == (0, 0, 0)
+    store.close()
+
+
 def test_a_damaged_chunk_is_cleared_and_can_be_fetched_again(tmp_path: Path) -> None:
     folder = StoreFolder(tmp_path / "store")
     store = DiskStore(folder.root)
