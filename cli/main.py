@@ -125,6 +125,9 @@ def run(arguments: list[str]) -> int:
         return done.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as bare:
+        click.echo(bare.format_message(), err=True)  # the help itself, in its own lines
+        return UsageError.exit_code
     except click.ClickException as wrong:
         if isinstance(wrong, click.UsageError) and wrong.ctx is not None and not invocation.json:
             click.echo(wrong.ctx.get_usage(), err=True)

@@ -78,6 +78,13 @@ def test_wrong_usage_is_explained_and_ends_with_2() -> None:
         assert json.loads(as_json.stderr)["error"]["kind"] == "UsageError"
 
 
+@pytest.mark.parametrize("arguments", [(), ("key",), ("trust",)])
+def test_a_bare_command_that_needs_another_shows_its_help(arguments: tuple[str, ...]) -> None:
+    bare, helped = p2phub(*arguments), p2phub(*arguments, "--help")
+    assert bare.returncode == 2 and bare.stdout == ""
+    assert bare.stderr == helped.stdout
+
+
 def test_an_abbreviated_or_unknown_setting_does_not_start_a_daemon(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / "config.toml").write_text("gatewya = 'off'\n")
