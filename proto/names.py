@@ -3,6 +3,7 @@
     bafk…                                       content id of a manifest, an object or a chunk
     sha256:<64 hex>                             a file by the digest that other hubs show
     petname/name[@version]                      a release of a publisher this user named
+    <publisher id>/name[@version]               a release of anyone's, as `p2phub ls` shows it
     p2phub://<publisher id>/name[@version][?peer=<multiaddr>]…    anyone's, with places to ask
 
 Only these forms, only whole: an id that was shortened or re-encoded is refused, since a near miss
@@ -130,6 +131,8 @@ def parse_reference(text: str) -> Reference:
         return ContentReference(parse_content_id(text))
     petname, _, rest = text.partition("/")
     name, version = _parse_name_and_version(text, rest)
+    if len(petname) == _PUBLISHER_ID_LENGTH:  # no petname is so long
+        return ReleaseReference(_checked_publisher_id(petname), name, version)
     if not is_petname(petname):
         raise _unknown(
             text, "does not begin with a petname of ASCII letters, digits, '.', '_', '-'"

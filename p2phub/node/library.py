@@ -276,8 +276,9 @@ class Library:
 
     def _summaries(self) -> tuple[ReleaseSummary, ...]:
         rows: dict[Digest, Release] = {}
-        for release in self._store.releases():
-            rows.setdefault(release.manifest, release)
+        for release in self._store.releases():  # newest first, but a name before a bare content id
+            if release.manifest not in rows or (release.name and not rows[release.manifest].name):
+                rows[release.manifest] = release
         shown: list[tuple[Digest, ReleaseStatement | None]] = [
             (statement.manifest_digest, statement) for statement in self._statements()
         ]

@@ -29,6 +29,19 @@ async def test_a_release_fetched_by_content_id_is_listed_by_it(tmp_path: Path) -
         assert row.reference == content_id
 
 
+async def test_a_release_kept_under_its_name_is_listed_by_it_also_after_its_content_id_was_fetched(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        published = await publish_signed(a, model, tmp_path / "a")
+        peers = (await address(a),)
+        fetched = await fetch(b, published.reference, peers=peers)
+        await fetch(b, fetched.content_id, peers=peers)
+        [row] = await b.releases()
+        assert row.reference == f"{published.publisher_id}/tiny@1.0"
+
+
 async def test_an_edited_file_makes_a_published_release_a_changed_one(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     async with node(tmp_path / "a") as a:

@@ -57,6 +57,7 @@ REFERENCES: st.SearchStrategy[Reference] = st.one_of(
             "alice/Llama-3.1_8B@1!2.0rc1+cu",
             PetnameReference("alice", "Llama-3.1_8B", "1!2.0rc1+cu"),
         ),
+        (f"{PUBLISHER}/m@2", ReleaseReference(PUBLISHER, "m", "2")),
         (f"p2phub://{PUBLISHER}/m", ReleaseReference(PUBLISHER, "m", None)),
         (f"p2phub://{PUBLISHER}/m@2", ReleaseReference(PUBLISHER, "m", "2")),
         (
@@ -85,6 +86,7 @@ def test_a_reference_survives_being_written(reference: Reference) -> None:
         "sha256:", "sha256:" + "ab" * 31, "sha256:" + "ab" * 33, "sha256:" + "AB" * 32,
         "sha256:" + "zz" * 32, "SHA256:" + "ab" * 32,
         "p2phub://", f"p2phub://{PUBLISHER}", f"p2phub://{PUBLISHER}/", f"P2PHUB://{PUBLISHER}/m",
+        f"{PUBLISHER[:-1]}/m", f"{PUBLISHER.upper()}/m", f"{'a' * 56}/m", f"{'a' * 41}/m",
         f"p2phub://{PUBLISHER[:-1]}/m", f"p2phub://{PUBLISHER.upper()}/m",
         f"p2phub://{PUBLISHER}/m/x",
         f"p2phub://{PUBLISHER}/m?", f"p2phub://{PUBLISHER}/m?peer=", f"p2phub://{PUBLISHER}/m?x=/a",
