@@ -118,7 +118,9 @@ def run(arguments: list[str]) -> int:
     """Run a command line; its exit code."""
     invocation = Invocation()
     try:
-        outcome = cli.main(arguments, prog_name="p2phub", standalone_mode=False, obj=invocation)
+        # As click's own main does it, which would end us with 1 where the reader of stdout is gone.
+        with cli.make_context("p2phub", list(arguments), obj=invocation) as context:
+            outcome = cli.invoke(context)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as done:

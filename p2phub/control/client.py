@@ -8,7 +8,8 @@ command.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -74,30 +75,26 @@ class ControlClient:
     ) -> Any:
         """The result of a method, as JSON.
 
-        Raises the P2phubError that the daemon sent, DaemonNotRunning when it went away.
+        Raises the P2phubError that the daemon sent, DaemonNotRunning when it went away, and what
+        the callbacks raise.
         """
-        try:
+        with _ended():
             self._connection.sendall(encode_line({"method": method, "params": params}))
-            while True:
-                reply = decode_line(self._line())
-                if "result" in reply:
-                    return reply["result"]
-                if "error" in reply:
-                    raise raised(reply["error"])
-                if "progress" in reply:
-                    if on_progress is not None and isinstance(reply["progress"], dict):
-                        on_progress(reply["progress"])
-                elif "data" in reply:
-                    data = self._exactly(reply["data"])
-                    if on_data is not None:
-                        on_data(data)
-                else:
-                    raise BadRequest("the daemon answered in an unknown form")
-        except (ConnectionError, EOFError):
-            raise DaemonNotRunning(
-                "the daemon ended before the command was done; what was verified is kept, "
-                "start it and run the command again"
-            ) from None
+        while True:
+            reply = decode_line(self._line())
+            if "result" in reply:
+                return reply["result"]
+            if "error" in reply:
+                raise raised(reply["error"])
+            if "progress" in reply:
+                if on_progress is not None and isinstance(reply["progress"], dict):
+                    on_progress(reply["progress"])
+            elif "data" in reply:
+                data = self._exactly(reply["data"])
+                if on_data is not None:
+                    on_data(data)
+            else:
+                raise BadRequest("the daemon answered in an unknown form")
 
     def _line(self) -> bytes:
         searched = 0
@@ -120,7 +117,20 @@ class ControlClient:
         return data
 
     def _receive(self) -> None:
-        data = self._connection.recv(_RECEIVE_BYTES)
-        if not data:
-            raise EOFError
+        with _ended():
+            data = self._connection.recv(_RECEIVE_BYTES)
+            if not data:
+                raise EOFError
         self._received += data
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """Not around callbacks: a pipe of theirs that breaks is not the daemon's end."""
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        raise DaemonNotRunning(
+            "the daemon ended before the command was done; what was verified is kept, "
+            "start it and run the command again"
+        ) from None

@@ -70,6 +70,17 @@ def test_a_home_whose_socket_would_be_too_long_is_said(tmp_path: Path) -> None:
     assert json.loads(done.stderr)["error"]["kind"] == "BadSetting"
 
 
+@pytest.mark.parametrize("arguments", [("config",), ("--json", "config"), ("--help",)])
+def test_a_reader_that_has_enough_is_no_error(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [str(P2PHUB), *arguments], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    os.close(writer)
+    assert done.returncode == 0 and b"Error" not in done.stderr
+
+
 def test_wrong_usage_is_explained_and_ends_with_2() -> None:
     for arguments in (("nope",), ("fetch",), ("fetch", "a/b", "--nope"), ("trust", "add", "x")):
         done = p2phub(*arguments)

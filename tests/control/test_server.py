@@ -133,6 +133,27 @@ async def test_bytes_of_a_file_come_as_they_are(tmp_path: Path) -> None:
     assert received == data[70_000:200_001] and result == {"bytes": 130_001}
 
 
+async def test_a_reader_of_the_bytes_that_has_enough_is_not_the_daemons_end(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model")
+    node = MemoryNode(World())
+    await publish(node, tmp_path / "model", "tiny")
+
+    def closed_pipe(_: bytes) -> None:
+        raise BrokenPipeError
+
+    async with controlled(node, tmp_path) as home:
+
+        def read() -> None:
+            with ControlClient.connect(home) as client:
+                client.call(
+                    "read", on_data=closed_pipe, reference="lab/tiny", path="config.json", start=0
+                )
+
+        with pytest.raises(BrokenPipeError):
+            await in_thread(read)
+
+
 async def test_a_connection_carries_one_request_after_another(tmp_path: Path) -> None:
     async with controlled(MemoryNode(World()), tmp_path) as home:
 
