@@ -324,7 +324,8 @@ class _ReceivingStrand(_Strand):
         is_done = self._spans.complete(arrival)
         self._events.put(ReceivedChunks(lane, id, arrival.first, arrival.stop, size))
         if is_done:
-            self._events.put(SpanDone(lane, id))
+            is_dry = lane.credit.is_first and not len(self._spans)
+            self._events.put(SpanDone(lane, id), is_waited_for=is_dry)
 
     def _check_between_frames(self) -> None:
         self._check_closing()

@@ -2,7 +2,8 @@
 loop.
 
 However many lanes report, the event loop wakes at most LANE_WAKEUPS_PER_S_MAX times a second,
-each time for all that has come. When the loop falls behind, lanes wait; the loop never does.
+each time for all that has come; and at once when a reader has all that it asked for, which is once
+for each time it asks. When the loop falls behind, lanes wait; the loop never does.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class ChannelEvents:
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._wakeup = trio.Event()
+        self._hurry = trio.Event()  # no rest now
         self._room = trio.Event()  # replaced by whoever finds the queue full
         self._changed = threading.Condition()
         self._events: deque[ChannelEvent] = deque()
@@ -131,9 +133,10 @@ class ChannelEvents:
         self._slept_until_s = 0.0
         self._busy_since_s = 0.0
 
-    def put(self, event: ChannelEvent) -> None:
+    def put(self, event: ChannelEvent, *, is_waited_for: bool = False) -> None:
         """Report from a thread. Waits while the queue is full, unless the channel is closing.
 
+        is_waited_for: a reader can do nothing before it hears of this.
         ChannelClosed is never held up nor lost: there is one per channel, and channels are bounded.
         """
         with self._changed:
@@ -142,27 +145,28 @@ class ChannelEvents:
                     return
                 self._changed.wait(LANE_TICK_S)
             self._events.append(event)
-            if self._is_awake:
+            if self._is_awake and not is_waited_for:
                 return
             self._is_awake = True
         try:
-            self._token.run_sync_soon(self._wake)
+            self._token.run_sync_soon(self._hurry_up if is_waited_for else self._wake)
         except trio.RunFinishedError:
             pass  # Nobody is left to be told.
 
-    async def put_from_trio(self, event: ChannelEvent) -> None:
-        """Report from a trio task. Waits while the queue is full, without holding up the loop."""
+    async def put_from_trio(self, event: ChannelEvent, *, is_waited_for: bool = False) -> None:
+        """As `put`, from a trio task. Waits without holding up the loop."""
         while not isinstance(event, ChannelClosed) and len(self._events) >= LANE_EVENTS_MAX:
             if self._room.is_set():
                 self._room = trio.Event()
             await self._room.wait()
         self._events.append(event)
         self._is_awake = True
-        self._wake()
+        (self._hurry_up if is_waited_for else self._wake)()
 
     async def receive(self) -> list[ChannelEvent]:
         """All that was reported since the last call, in order; waits for at least one report."""
-        await trio.sleep_until(self._slept_until_s)
+        with trio.move_on_at(self._slept_until_s):
+            await self._hurry.wait()
         while True:
             with self._changed:
                 events = list(self._events)
@@ -173,6 +177,7 @@ class ChannelEvents:
                 self._changed.notify_all()
             if events:
                 self._room.set()
+                self._hurry = trio.Event()
                 self._slept_until_s = self._rest(trio.current_time())
                 return events
             await self._wakeup.wait()
@@ -185,4 +190,8 @@ class ChannelEvents:
         return now + (STEADY_PERIOD_S if is_steady else WAKEUP_PERIOD_S)
 
     def _wake(self) -> None:
+        self._wakeup.set()
+
+    def _hurry_up(self) -> None:
+        self._hurry.set()
         self._wakeup.set()

@@ -174,7 +174,8 @@ class ReceivingStream(SpanStream):
             ReceivedChunks(self, id, arrival.first, arrival.stop, size)
         )
         if is_done:
-            await self._events.put_from_trio(SpanDone(self, id))
+            is_dry = self.credit.is_first and not len(self._spans)
+            await self._events.put_from_trio(SpanDone(self, id), is_waited_for=is_dry)
 
     async def _receive_into(self, into: memoryview) -> None:
         got = 0

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 
 import trio
+from trio.testing import MockClock
 
 from p2phub.net.lane_events import ChannelClosed, ChannelEvents, SpanDone, SpanSent
 from p2phub.proto.limits import LANE_EVENTS_MAX, LANE_WAKEUPS_PER_S_MAX
@@ -49,6 +50,19 @@ async def test_the_first_report_after_a_pause_comes_at_once() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, events.put, SpanDone(source, id))
                 assert await events.receive() == [SpanDone(source, id)]
+
+
+async def test_what_a_reader_waits_for_comes_at_once(autojump_clock: MockClock) -> None:
+    events, source = ChannelEvents(), Source()
+    for id in range(3):
+        events.put(SpanDone(source, id), is_waited_for=True)
+        assert await events.receive() == [SpanDone(source, id)]
+        await events.put_from_trio(SpanSent(source, id), is_waited_for=True)
+        assert await events.receive() == [SpanSent(source, id)]
+    assert trio.current_time() == 0.0
+    await events.put_from_trio(SpanSent(source, 3))
+    await events.receive()
+    assert trio.current_time() >= 1 / LANE_WAKEUPS_PER_S_MAX
 
 
 async def test_a_cancelled_wait_loses_nothing() -> None:
