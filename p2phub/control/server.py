@@ -219,7 +219,7 @@ class _Reply:
         self._reported.set()
 
     async def data(self, chunk: bytes) -> None:
-        await self._send(encode_line({"data": len(chunk)}) + chunk)
+        await self._send(encode_line({"data": len(chunk)}), chunk)
 
     async def send(self, line: Json) -> None:
         await self._send(encode_line(line))
@@ -241,10 +241,11 @@ class _Reply:
         if newest is not None:
             await self.send({"progress": plain(newest)})
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, *parts: bytes) -> None:
         async with self._sending:
             try:
-                with trio.fail_after(REPLY_TIMEOUT_S):
-                    await self._stream.send_all(data)
+                for part in parts:
+                    with trio.fail_after(REPLY_TIMEOUT_S):
+                        await self._stream.send_all(part)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 raise _ClientGone from None

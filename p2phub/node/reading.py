@@ -30,9 +30,11 @@ from p2phub.proto.manifest import FileRecord
 from p2phub.proto.messages import Run
 from p2phub.proto.names import Reference
 from p2phub.store.base import ObjectState, Store
+from p2phub.store.cache import Cache
 
 WINDOW_BYTES = 32 << 20  # ahead of the reader, asked for before all else
-READ_BYTES = CHUNK_BYTES_MAX  # handed out at once
+READ_BYTES = 2 * CHUNK_BYTES_MAX  # handed out at once, as far as they are here
+LIST_CHUNKS_MAX = 1 << 18  # in chunk lists that are remembered decoded: 12 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,19 @@ class _Stretch:
     """The entries of one segment that a range needs."""
 
     page: Digest
-    segment: Segment
+    lengths: array[int]  # bytes of each entry of the segment, type code "I"
+    offsets: array[int]  # where each begins within the segment, and the end, type code "Q"
     first: int
     stop: int  # half-open
-    offset: int  # in the file, of entry `first`
+    base: int  # of the segment, in the file
+
+    def size_bytes(self, first: int, stop: int) -> int:
+        return self.offsets[stop] - self.offsets[first]
+
+    def stop_within(self, first: int, size_bytes: int) -> int:
+        """The entry after the last one that ends within `size_bytes` from `first`; one at least."""
+        end = bisect_right(self.offsets, self.offsets[first] + size_bytes) - 1
+        return min(max(end, first + 1), self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class Reading:
         self._store = store
         self._documents = documents
         self._rng = rng
+        self._lists: Cache[Digest, tuple[array[int], array[int]]] = Cache(LIST_CHUNKS_MAX)
 
     @asynccontextmanager
     async def read(
@@ -111,7 +123,7 @@ class Reading:
                 async for data, offset in chunks:
                     low, high = max(start - offset, 0), min(stop - offset, len(data))
                     if low < high:
-                        yield data[low:high]
+                        yield bytes(memoryview(data)[low:high])
 
     async def _plan(self, file: FileRecord, start: int, stop: int, search: Search) -> _Plan:
         """What a range needs, its chunk lists fetched where they are lacking. Raises NoProvider."""
@@ -130,11 +142,10 @@ class Reading:
         stretches = []
         record = record_of(self._store, file)
         for ref, base in _covering(record, start, stop):
-            segment = Segment.decode(self._store.get(ref.digest))
-            offsets = segment.offsets()
+            lengths, offsets = self._list(ref.digest)
             first = max(bisect_right(offsets, start - base) - 1, 0)
             last = bisect_right(offsets, min(stop - base, offsets[-1]) - 1) - 1
-            stretches.append(_Stretch(ref.digest, segment, first, last + 1, base + offsets[first]))
+            stretches.append(_Stretch(ref.digest, lengths, offsets, first, last + 1, base))
         status = self._store.status(file.object)
         if not stretches or (status is not None and status.state is ObjectState.COMPLETE):
             return _Plan(stretches, [], is_last=False)
@@ -145,6 +156,15 @@ class Reading:
         held_count = 0 if status is None else status.held_chunks
         return _Plan(stretches, pages, is_last=held_count + wanted_count >= record.chunk_count)
 
+    def _list(self, page: Digest) -> tuple[array[int], array[int]]:
+        """Lengths and offsets of a segment: as in `_Stretch`. Raises NotHeld."""
+        found = self._lists.get(page)
+        if found is None:
+            segment = Segment.decode(self._store.get(page))
+            found = segment.lengths, segment.offsets()
+            self._lists.put(page, found, len(segment))
+        return found
+
     def _missing(self, stretches: Sequence[_Stretch]) -> list[MissingPage]:
         found: list[MissingPage] = []
         for stretch in stretches:
@@ -152,47 +172,54 @@ class Reading:
             low, high = bisect_left(missing, stretch.first), bisect_left(missing, stretch.stop)
             if low == high:
                 continue
-            lengths = array("I", bytes(4 * len(stretch.segment)))
+            lengths = array("I", bytes(4 * len(stretch.lengths)))
             for index in missing[low:high]:
-                lengths[index] = stretch.segment.lengths[index]
+                lengths[index] = stretch.lengths[index]
             found.append((stretch.page, lengths, bytes((len(lengths) + 7) // 8)))
         return found
 
     async def _chunks(
         self, stretch: _Stretch, stretches: Sequence[_Stretch], transfer: Transfer | None
-    ) -> AsyncGenerator[tuple[bytes, int], None]:
+    ) -> AsyncGenerator[tuple[bytearray, int], None]:
         """Verified bytes of a stretch in order, with their offset in the file, at most READ_BYTES
         at once.
         """
-        entry, offset = stretch.first, stretch.offset
-        lengths = stretch.segment.lengths
+        entry = stretch.first
         while entry < stretch.stop:
-            stop, size = entry, 0
-            while stop < stretch.stop and (size == 0 or size + lengths[stop] <= READ_BYTES):
-                size += lengths[stop]
-                stop += 1
             if transfer is not None:
                 _want(transfer.machine, stretches, stretch, entry)
                 transfer.wake()
-            data = await self._wait_and_read(Run(stretch.page, entry, stop), size, transfer)
-            yield data, offset
-            entry, offset = stop, offset + size
+            data, stop = await self._wait_and_read(stretch, entry, transfer)
+            yield data, stretch.base + stretch.offsets[entry]
+            entry = stop
 
-    async def _wait_and_read(self, run: Run, size: int, transfer: Transfer | None) -> bytes:
+    async def _wait_and_read(
+        self, stretch: _Stretch, entry: int, transfer: Transfer | None
+    ) -> tuple[bytearray, int]:
         while True:
             is_all_here = transfer is None or transfer.machine.is_complete
             arrived = transfer.next_arrival() if transfer is not None else None
             try:
-                return await trio.to_thread.run_sync(self._read, run, size)
+                return await trio.to_thread.run_sync(self._read, stretch, entry)
             except (NotHeld, CorruptChunk):
                 if arrived is None or is_all_here:
                     raise  # the disk lost what came: nothing more will
             await arrived.wait()
 
-    def _read(self, run: Run, size: int) -> bytes:
-        buffer = bytearray(size)
-        self._store.span_reader((run,)).read(0, len(run), memoryview(buffer))
-        return bytes(buffer)
+    def _read(self, stretch: _Stretch, entry: int) -> tuple[bytearray, int]:
+        """What is here from an entry on, and the entry after it. Raises NotHeld, CorruptChunk."""
+        stop = stretch.stop_within(entry, READ_BYTES)
+        try:
+            reader = self._store.span_reader((Run(stretch.page, entry, stop),))
+        except NotHeld:
+            missing = self._store.missing(stretch.page)
+            stop = min([stop, *missing[bisect_left(missing, entry) :][:1]])
+            if stop == entry:
+                raise
+            reader = self._store.span_reader((Run(stretch.page, entry, stop),))
+        data = bytearray(stretch.size_bytes(entry, stop))
+        reader.read(0, stop - entry, memoryview(data))
+        return data, stop
 
 
 def _want(machine: Download, stretches: Sequence[_Stretch], current: _Stretch, entry: int) -> None:
@@ -201,12 +228,9 @@ def _want(machine: Download, stretches: Sequence[_Stretch], current: _Stretch, e
     left_bytes = WINDOW_BYTES
     for stretch in stretches[stretches.index(current) :]:
         first = entry if stretch is current else stretch.first
-        stop = first
-        while stop < stretch.stop and left_bytes > 0:
-            left_bytes -= stretch.segment.lengths[stop]
-            stop += 1
-        if first < stop:
-            machine.want_first(stretch.page, first, stop, now)
+        stop = stretch.stop_within(first, left_bytes)
+        machine.want_first(stretch.page, first, stop, now)
+        left_bytes -= stretch.size_bytes(first, stop)
         if left_bytes <= 0:
             return
 

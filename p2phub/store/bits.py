@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from itertools import compress
 
 _BIT = tuple(0x80 >> i for i in range(8))
+_UNSET = tuple(bytes(not byte & bit for bit in _BIT) for byte in range(256))  # by byte
 
 
 def size(count: int) -> int:
@@ -57,12 +59,7 @@ def count(bits: bytes | bytearray) -> int:
 
 def unset(bits: bytes | bytearray, total: int) -> array[int]:
     """Indexes below `total` whose bit is 0, rising, type code "I"."""
-    found = array("I")
-    for at, byte in enumerate(bits):
-        if byte != 0xFF:
-            base = at << 3
-            found.extend(base + i for i in range(8) if not byte & _BIT[i] and base + i < total)
-    return found
+    return array("I", compress(range(total), b"".join([_UNSET[byte] for byte in bits])))
 
 
 def all_set(bits: bytes | bytearray, start: int, stop: int) -> bool:

@@ -77,6 +77,22 @@ async def test_releases_that_share_a_file_are_fetched_at_once(tmp_path: Path) ->
         assert same_files(other, tmp_path / "out1")
 
 
+async def test_a_reader_gets_what_is_here_while_the_rest_comes(tmp_path: Path) -> None:
+    hub = MemoryHub()
+    model = write_model(tmp_path / "model", size=2_000_000)
+    async with (
+        node_of(hub, "a", tmp_path / "a", up_rate=2_000_000) as a,
+        node_of(hub, "b", tmp_path / "b") as b,
+    ):
+        reference = parse_reference(await publish(a, model))
+        peers = tuple(a._network.addresses())
+        with trio.fail_after(20):
+            async with b.read(reference, "weights.bin", peers=peers) as chunks:
+                pieces = [chunk async for chunk in chunks]
+    assert b"".join(pieces) == (model / "weights.bin").read_bytes()
+    assert len(pieces[0]) < 900_000
+
+
 class ForgetfulStore(MemoryStore):
     """A disk that has lost whatever it is asked for."""
 

@@ -315,12 +315,10 @@ class _OpenSpan:
 
 def _stretches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Intervals of `lengths` without zeros."""
-    start = None
-    for entry, length in enumerate(lengths):
-        if length and start is None:
-            start = entry
-        elif not length and start is not None:
-            yield start, entry
-            start = None
-    if start is not None:
-        yield start, len(lengths)
+    are_wanted = bytes(map(bool, lengths))
+    stop = 0
+    while (start := are_wanted.find(True, stop)) >= 0:
+        stop = are_wanted.find(False, start)
+        if stop < 0:
+            stop = len(lengths)
+        yield start, stop
