@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 
 from p2phub.errors import UnknownReference
 
@@ -18,6 +19,7 @@ _PREFIX = bytes((0x01, 0x55, 0x1E, 0x20))  # CIDv1, raw, blake3, 32 bytes
 _TEXT_LENGTH = 59
 
 
+@lru_cache(4096)  # lists of releases are shown again and again
 def content_id_text(digest: bytes) -> str:
     """`bafk…` for a 32-byte BLAKE3 digest."""
     assert len(digest) == 32

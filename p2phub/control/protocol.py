@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ BUG_EXIT_CODE: Final = 1
 
 # Fields that hold a BLAKE3 name; they are shown as content ids, which every command takes.
 _NAMED_BY_CONTENT_ID: Final = frozenset({"manifest", "object"})
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 Json = dict[str, Any]  # a decoded JSON object; checked field by field where it is used
 
@@ -62,21 +65,30 @@ def decode_line(line: bytes) -> Json:
 def plain(value: object, name: str = "") -> Any:
     """A value of the node's interface in JSON's terms: dataclasses as objects, digests as text,
     paths as text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name), field.name) for field in fields(value)
-        }
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, bytes):
         return content_id_text(value) if name in _NAMED_BY_CONTENT_ID else value.hex()
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
+    kind: type = type(value)
+    names = _field_names(kind)
+    if names is not None:
+        values = ((name, getattr(value, name)) for name in names)
+        return {
+            name: entry if type(entry) in _PLAIN else plain(entry, name) for name, entry in values
+        }
     return str(value)
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Of a dataclass; None for every other class."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
 
 
 def error_object(error: P2phubError) -> Json:
