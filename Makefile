@@ -8,20 +8,29 @@ STAMP := $(VENV)/.setup
 LOCKS := requirements-build.lock requirements.lock requirements-samples.lock
 UV_VERSION := 0.13.9
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+INSTALL = $(INSTALLED)/bin/python -m pip --disable-pip-version-check --no-input -q install --no-deps
+
+# Where `make install` puts the command (bin) and its environment (lib).
+PREFIX ?= $(HOME)/.local
+INSTALLED := $(PREFIX)/lib/p2phub
 
 # What `make test` and `make test-long` hand to pytest besides: make test PYTEST_ARGS="-x -k store"
 PYTEST_ARGS ?=
 
-.PHONY: setup test test-long demo rivals lint docs lock clean
+.PHONY: setup test test-long demo install uninstall rivals lint docs lock clean
 
 setup: $(STAMP)
+
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    || { echo "p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" >&2; exit 1; }
+endef
 
 # --no-deps: the lock is the whole truth, also where it overrules libp2p's pin of a package without
 # wheels (requirements-override.txt). Three packages exist as pure-Python sources only; setuptools,
 # from a lock of its own, builds them without a network and without a compiler.
 $(STAMP): $(LOCKS) pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	    || { echo "p2phub needs Python 3.11 or later; try: make PYTHON=python3.12" >&2; exit 1; }
+	$(CHECK_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements-build.lock
 	$(PIP) install --no-deps --require-hashes --no-build-isolation \
@@ -43,6 +52,23 @@ test-long: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/p2phub demo
 
+# The command for one user, in an environment of its own that does not need this folder. Again: the
+# newer version takes the place of the older one. Homes of nodes are not touched.
+install:
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear $(INSTALLED)
+	$(INSTALL) --require-hashes --only-binary :all: -r requirements-build.lock
+	$(INSTALL) --require-hashes --no-build-isolation \
+	    --only-binary :all: --no-binary python-baseconv,varint -r requirements-run.lock
+	rm -rf build
+	$(INSTALL) --no-build-isolation .
+	mkdir -p $(PREFIX)/bin
+	ln -sf $(INSTALLED)/bin/p2phub $(PREFIX)/bin/p2phub
+	@echo "installed: $(PREFIX)/bin/p2phub"
+
+uninstall:
+	rm -rf $(INSTALLED) $(PREFIX)/bin/p2phub
+
 # What `python -m tests.benchmarks` measures beside p2phub where it is there. nginx and curl are
 # Debian's: .ci/apt-packages.sh.
 rivals: $(STAMP)
@@ -61,6 +87,7 @@ lock:
 	test -x .lock-venv/bin/python || $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip --disable-pip-version-check -q install uv==$(UV_VERSION)
 	for part in "--extra dev pyproject.toml -o requirements.lock" \
+	    "-c requirements.lock pyproject.toml -o requirements-run.lock" \
 	    "--group build -o requirements-build.lock" "--group samples -o requirements-samples.lock" \
 	    "--group rivals -o requirements-rivals.lock"; do \
 	  .lock-venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes -q \

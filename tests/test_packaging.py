@@ -18,7 +18,10 @@ from packaging.utils import canonicalize_name
 
 from tests.sources import PACKAGE_FOLDERS, ROOT, Module, imported_names, package_modules
 
-LOCKS = ["requirements-build.lock", "requirements.lock", "requirements-samples.lock"]
+LOCKS = [
+    "requirements-build.lock", "requirements.lock", "requirements-run.lock",
+    "requirements-samples.lock",
+]  # fmt: skip
 IMPORTED_AS = {"protobuf": "google"}  # distributions whose import name is not their own
 COMPILERS = ["cc", "gcc", "g++", "c++", "clang", "clang++", "tcc", "c89", "c99", "cpp", "rustc"]
 
@@ -164,6 +167,14 @@ def test_the_lock_holds_every_dependency_in_a_version_that_is_allowed() -> None:
             )
 
 
+def test_what_is_installed_is_what_was_tested_and_no_tool_of_development() -> None:
+    installed, tested = locked("requirements-run.lock"), locked("requirements.lock")
+    assert installed.items() <= tested.items(), "make lock"
+    for line in project()["project"]["dependencies"]:
+        assert canonicalize_name(Requirement(line).name) in installed, f"{line}: make lock"
+    assert not installed.keys() & {"pytest", "mypy", "ruff", "pyarrow"}
+
+
 def test_libp2p_is_pinned_to_the_version_whose_faults_are_cured() -> None:
     assert "libp2p==0.8.1" in project()["project"]["dependencies"]
     assert locked("requirements.lock")["libp2p"] == ["0.8.1"]
@@ -207,9 +218,9 @@ def test_a_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     assert metadata
 
 
-@pytest.mark.long
-def test_a_fresh_clone_sets_itself_up_without_a_compiler(tmp_path: Path) -> None:
-    """`make setup` in an empty home, with every compiler hidden; then the command answers."""
+@pytest.fixture
+def bare_environment(tmp_path: Path) -> dict[str, str]:
+    """An empty home, and every program of this machine but compilers."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for folder in os.environ["PATH"].split(os.pathsep):
@@ -219,43 +230,60 @@ def test_a_fresh_clone_sets_itself_up_without_a_compiler(tmp_path: Path) -> None
             link = programs / program.name
             if not compiles and not link.is_symlink():
                 link.symlink_to(program)
-    home = tmp_path / "home"
-    home.mkdir()
-    environment = {"HOME": str(home), "PATH": str(programs)}
-    # What this machine needs to reach its package registry stays, whatever it is.
-    environment |= {key: value for key, value in os.environ.items()
-                    if key.startswith("PIP_") or key.lower().endswith("_proxy")}  # fmt: skip
     for compiler in COMPILERS:
         assert shutil.which(compiler, path=str(programs)) is None
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    setup = subprocess.run(
-        ["make", f"PYTHON={base_python()}", "setup"],
-        cwd=clone,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    home = tmp_path / "home"
+    home.mkdir()
+    # What this machine needs to reach its package registry stays, whatever it is.
+    kept = {key: value for key, value in os.environ.items()
+            if key.startswith("PIP_") or key.lower().endswith("_proxy")}  # fmt: skip
+    return {"HOME": str(home), "PATH": str(programs), **kept}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What is committed, and nothing else."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    return tmp_path / "clone"
+
+
+def run_within(
+    environment: dict[str, str], folder: Path, *words: str | Path
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_fresh_clone_sets_itself_up_without_a_compiler(
+    clone: Path, bare_environment: dict[str, str]
+) -> None:
+    words = ["make", f"PYTHON={base_python()}", "setup"]
+    setup = run_within(bare_environment, clone, *words)
     assert setup.returncode == 0, setup.stdout + setup.stderr
-    answer = subprocess.run(
-        [clone / ".venv" / "bin" / "p2phub", "--help"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = run_within(bare_environment, clone, clone / ".venv" / "bin" / "p2phub", "--help")
     assert answer.returncode == 0, answer.stderr
-    again = subprocess.run(
-        ["make", f"PYTHON={base_python()}", "setup"],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    again = run_within(bare_environment, clone, *words)
+    assert again.returncode == 0, again.stderr
     assert "pip" not in again.stdout, "setup does its work twice"
+
+
+@pytest.mark.long
+def test_the_installed_command_needs_neither_the_clone_nor_a_compiler(
+    clone: Path, bare_environment: dict[str, str], tmp_path: Path
+) -> None:
+    make = ["make", f"PYTHON={base_python()}", f"PREFIX={tmp_path / 'prefix'}"]
+    install = run_within(bare_environment, clone, *make, "install")
+    assert install.returncode == 0, install.stdout + install.stderr
+    clone.rename(tmp_path / "elsewhere")
+    command = tmp_path / "prefix" / "bin" / "p2phub"
+    answer = run_within(bare_environment, tmp_path, command, "key", "ls", "--json")
+    assert answer.returncode == 0, answer.stderr
+    uninstall = run_within(bare_environment, tmp_path / "elsewhere", *make, "uninstall")
+    assert uninstall.returncode == 0, uninstall.stderr
+    assert not list(tmp_path.glob("prefix/*/*"))
 
 
 def base_python() -> str:
