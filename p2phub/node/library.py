@@ -5,9 +5,8 @@ byte is still right.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -18,6 +17,7 @@ from p2phub.errors import CorruptChunk, NotHeld, P2phubError
 from p2phub.node.api import (
     Fault,
     FileView,
+    Kind,
     Progress,
     ProgressSink,
     ReleaseSummary,
@@ -34,7 +34,7 @@ from p2phub.node.trees import Tree, held_tree, keeping, load_tree, record_of
 from p2phub.proto.content import Segment
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.proto.manifest import FileRecord, Manifest
+from p2phub.proto.manifest import FileRecord
 from p2phub.proto.messages import Run
 from p2phub.proto.names import ContentReference, PetnameReference, Reference, ReleaseReference
 from p2phub.store.base import Release, Store
@@ -42,8 +42,21 @@ from p2phub.store.cache import Cache
 from p2phub.trust.petnames import Petnames
 
 TREE_FILES_MAX = 32_768  # in lists remembered for `ls`: about 16 MB
+WHOLE_MAX = 8192  # releases remembered as complete: about 2 MB
 RECENT_S = 60.0  # metadata this young is good enough for a look
 VERIFY_PROGRESS_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is held of one release, beside what its manifest says of it if that is here."""
+
+    kind: Kind | None = None
+    license: str = ""
+    file_count: int = 0
+    data_size: int = 0
+    held_bytes: int = 0
+    is_complete: bool = False
 
 
 class Library:
@@ -63,6 +76,7 @@ class Library:
         self._publishers = publishers
         self._petnames = petnames
         self._trees: Cache[Digest, Tree] = Cache(TREE_FILES_MAX)
+        self._whole: tuple[int, Cache[Digest, _Held]] = (-1, Cache(WHOLE_MAX))  # since which loss
 
     async def show(self, reference: Reference, peers: Sequence[str]) -> ReleaseView:
         """As NodeApi.show."""
@@ -284,48 +298,69 @@ class Library:
         ]
         signed = {manifest for manifest, _ in shown}
         shown += [(manifest, None) for manifest in rows if manifest not in signed]
-        trees = {manifest: self._tree(manifest) for manifest, _ in shown}
-        files = [file for tree in trees.values() if tree is not None for file in tree.files]
-        among = self._store.held_among(files)  # of all releases at once: a few look-ups in all
+        held = self._held({manifest for manifest, _ in shown})
         return tuple(
             sorted(
                 (
-                    self._summary(manifest, statement, rows.get(manifest), trees[manifest], among)
+                    self._summary(manifest, statement, rows.get(manifest), held[manifest])
                     for manifest, statement in shown
                 ),
                 key=lambda summary: summary.reference,
             )
         )
 
+    def _held(self, manifests: Collection[Digest]) -> dict[Digest, _Held]:
+        """What is held of each release; what was complete is, while nothing was lost."""
+        losses_count = self._store.losses_count
+        if self._whole[0] != losses_count:
+            self._whole = losses_count, Cache(WHOLE_MAX)
+        _, whole = self._whole
+        found = {name: held for name in manifests if (held := whole.get(name)) is not None}
+        trees = {name: self._tree(name) for name in manifests if name not in found}
+        files = [file for tree in trees.values() if tree is not None for file in tree.files]
+        among = self._store.held_among(files)  # of all releases at once: a few look-ups in all
+        for name, tree in trees.items():
+            held = found[name] = self._held_of(tree, among)
+            if held.is_complete:
+                whole.put(name, held)
+        return found
+
+    def _held_of(self, tree: Tree | None, among: tuple[set[Digest], set[Digest]]) -> _Held:
+        if tree is None:
+            return _Held()
+        sizes = self._held_sizes(tree.files, among)
+        held_bytes, is_complete = sum(size for size, _ in sizes), all(whole for _, whole in sizes)
+        if (manifest := tree.manifest) is None:
+            return _Held(held_bytes=held_bytes, is_complete=is_complete)
+        return _Held(
+            kind="dataset" if manifest.kind == "dataset" else "model",
+            license=manifest.license,
+            file_count=manifest.file_count,
+            data_size=manifest.data_size,
+            held_bytes=held_bytes,
+            is_complete=is_complete,
+        )
+
     def _summary(
         self,
         digest: Digest,
         statement: ReleaseStatement | None,
-        held: Release | None,
-        tree: Tree | None,
-        among: tuple[set[Digest], set[Digest]],
+        kept: Release | None,
+        held: _Held,
     ) -> ReleaseSummary:
         names = self._petnames.names_of(statement.publisher_id) if statement else ()
         text = content_id_text(digest)
         if statement and names:
             reference = f"{names[0]}/{statement.name}@{statement.version}"
         else:  # as it was fetched: by its publisher's id, or by content id alone
-            reference = (held and held.name) or text
-        manifest: Manifest | None = None
-        held_bytes, complete = 0, False
-        if tree is not None:
-            manifest = tree.manifest
-            sizes = self._held_sizes(tree.files, among)
-            held_bytes = sum(size for size, _ in sizes)
-            complete = all(is_complete for _, is_complete in sizes)
+            reference = (kept and kept.name) or text
         state = "known"
-        if held is not None and held.origin == "published":
-            state = "published" if complete else "changed"
-        elif complete:
+        if kept is not None and kept.origin == "published":
+            state = "published" if held.is_complete else "changed"
+        elif held.is_complete:
             state = "complete"
-        elif held_bytes:
+        elif held.held_bytes:
             state = "partial"
-        path: Path | None = held.path if held else None
         return ReleaseSummary(
             reference=reference,
             manifest=digest,
@@ -334,13 +369,11 @@ class Library:
             petname=names[0] if names else None,
             name=statement.name if statement else None,
             version=statement.version if statement else None,
-            kind=None
-            if manifest is None
-            else ("dataset" if manifest.kind == "dataset" else "model"),
-            license=manifest.license if manifest else "",
-            file_count=manifest.file_count if manifest else 0,
-            data_size=manifest.data_size if manifest else 0,
-            held_bytes=held_bytes,
+            kind=held.kind,
+            license=held.license,
+            file_count=held.file_count,
+            data_size=held.data_size,
+            held_bytes=held.held_bytes,
             state=state,
-            path=path,
+            path=kept.path if kept else None,
         )

@@ -337,6 +337,10 @@ class Store(Protocol):
         whose chunk is held. As the index says: no byte of theirs is read.
         """
 
+    @property
+    def losses_count(self) -> int:
+        """Goes up whenever something that was complete may be so no longer."""
+
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         """Every object of more than one chunk and of `size_min` bytes or more."""
 

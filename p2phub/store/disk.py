@@ -210,6 +210,10 @@ class DiskStore:
         ]
         return complete, self._holdings.has(singles, is_durable=False) if singles else set()
 
+    @property
+    def losses_count(self) -> int:
+        return self._index.losses_count
+
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for id in self._index.object_ids("chunk_count > 1 AND size >= ?", (size_min,)):
             object = self._holdings.object(id)
@@ -289,7 +293,7 @@ class DiskStore:
                 return change.drop_release(manifest, name) > 0
 
     def releases(self) -> list[Release]:
-        return self._index.releases()
+        return list(self._index.releases())
 
     def pin(self, manifest: Digest, pinned: bool) -> bool:
         with self._journal.keeping:

@@ -92,6 +92,10 @@ class Index:
         self._write_lock = RLock()
         self._is_closed = False
         self._close_lock = Lock()
+        self.losses_count = 0  # see `Store.losses_count`
+        self._kept: tuple[Release, ...] | None = None  # None: to be read
+        self._kept_changes = 0
+        self._kept_lock = Lock()
         with self._failures():
             self._writer = self._connect()
             try:
@@ -105,14 +109,20 @@ class Index:
         """Durable when the block is left without an exception; undone otherwise."""
         with self._write_lock, self._failures():
             self._writer.execute("BEGIN IMMEDIATE")
+            change = Transaction(self._writer)
             try:
-                yield Transaction(self._writer)
+                yield change
                 self._files.reach("commit", self._path)
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+            finally:
+                self.losses_count += change.is_loss
+                if change.is_of_kept:
+                    with self._kept_lock:
+                        self._kept_changes, self._kept = self._kept_changes + 1, None
 
     @property
     def exclusive(self) -> RLock:
@@ -322,14 +332,23 @@ class Index:
 
     # ---- what is kept
 
-    def releases(self) -> list[Release]:
-        return [
+    def releases(self) -> tuple[Release, ...]:
+        """From memory where nothing changed: each row costs two turns at the interpreter lock."""
+        with self._kept_lock:
+            kept, changes = self._kept, self._kept_changes
+        if kept is not None:
+            return kept
+        kept = tuple(
             Release(manifest, name, origin, _to_path(path), method, added_s, bool(pinned))
             for manifest, name, origin, path, method, added_s, pinned in self._rows(
                 "SELECT manifest, name, origin, path, method, added_s, is_pinned FROM release"
                 " ORDER BY added_s DESC, name"
             )
-        ]
+        )
+        with self._kept_lock:
+            if changes == self._kept_changes:
+                self._kept = kept
+        return kept
 
     def leases(self, now_s: float) -> list[tuple[Digest, str, float]]:
         return self._rows("SELECT manifest, owner, until_s FROM lease WHERE until_s > ?", (now_s,))

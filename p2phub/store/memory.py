@@ -67,6 +67,7 @@ class MemoryStore:
         self._ids = count(1)
         self._waiting_bytes = 0
         self._waiting_since: float | None = None
+        self.losses_count = 0
         self._placing = MemoryPlacing(self._whole)
         self.lay_out = self._placing.lay_out
         self._keeping = Keeping()
@@ -240,10 +241,8 @@ class MemoryStore:
         return complete, {found.object for found in known if found.chunk_count == 1} - complete
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
-        for name in list(self._objects):
-            status = self.status(name)
-            if status is not None and status.size >= size_min:
-                yield status
+        statuses = map(self.status, list(self._objects))
+        yield from (s for s in statuses if s is not None and s.size >= size_min)
 
     def object_by_sha256(self, sha256: bytes) -> Digest | None:
         with self.lock:
@@ -255,11 +254,8 @@ class MemoryStore:
     def discard_part(self, object: Digest) -> None:
         with self.lock:
             found = self._objects.get(object)
-            if found is None or found.row.state is ObjectState.COMPLETE:
-                return
-            del self._objects[object]
-            for segment in found.segments:
-                self._segments[segment.digest].remove((found, segment))
+            if found is not None and found.row.state is not ObjectState.COMPLETE:
+                self._forget(found)
 
     # ---- the user's files
 
@@ -431,9 +427,8 @@ class MemoryStore:
 
     def _drop(self, objects: Sequence[StoredObject], singles: set[Digest]) -> None:
         for object in objects:
-            del self._objects[object.row.digest]
-            for segment in object.segments:
-                self._segments[segment.digest].remove((object, segment))
+            self._forget(object)
+        self.losses_count += 1
         self._singles -= singles
         self._small = {sha: name for sha, name in self._small.items() if name not in singles}
         kept = self._singles | set(self._packed)
@@ -445,6 +440,11 @@ class MemoryStore:
         for name in set(self.chunks) - kept:
             del self.chunks[name]
             self.pages.drop(name)
+
+    def _forget(self, object: StoredObject) -> None:
+        del self._objects[object.row.digest]
+        for segment in object.segments:
+            self._segments[segment.digest].remove((object, segment))
 
     def _is_held(self, name: Digest, is_durable: bool) -> bool:
         return name == EMPTY or (name in self._singles if is_durable else name in self.chunks)

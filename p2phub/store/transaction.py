@@ -28,6 +28,8 @@ class Transaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.is_loss = False  # something that was complete may be so no longer
+        self.is_of_kept = False  # releases that are kept are others now
 
     def add_chunks(self, chunks: Iterable[tuple[Digest, Location]], ends: dict[int, int]) -> None:
         run = self._connection.executemany
@@ -40,6 +42,7 @@ class Transaction:
 
     def drop_chunks(self, names: Iterable[Digest]) -> None:
         rows = [(name,) for name in names]
+        self.is_loss = True
         self._connection.executemany("DELETE FROM chunk WHERE digest = ?", rows)
         self._connection.executemany("DELETE FROM small_file WHERE digest = ?", rows)
 
@@ -96,6 +99,7 @@ class Transaction:
 
     def add_object(self, row: ObjectRow, segments: Sequence[SegmentRow]) -> int:
         """The row's id; any older row of that digest goes, with its bits and samples."""
+        self.is_loss = True
         self._connection.execute("DELETE FROM object WHERE digest = ?", (row.digest,))
         cursor = self._connection.execute(
             "INSERT INTO object("
@@ -115,12 +119,14 @@ class Transaction:
         return id
 
     def change_object(self, row: ObjectRow) -> None:
+        self.is_loss = True
         self._connection.execute(
             "UPDATE object SET state = ?, kind = ?, path = ?, target = ?, stamp = ? WHERE id = ?",
             (row.state, row.kind, *_places(row), row.id),
         )
 
     def drop_object(self, id: int) -> None:
+        self.is_loss = True
         self._connection.execute("DELETE FROM object WHERE id = ?", (id,))
 
     def put_bits(self, object: int, rows: Iterable[tuple[int, bytes | bytearray]]) -> None:
@@ -147,6 +153,7 @@ class Transaction:
         self._connection.executemany("INSERT OR IGNORE INTO small_file VALUES(?, ?)", files)
 
     def put_release(self, release: Release) -> None:
+        self.is_of_kept = True
         self._connection.execute(
             "INSERT OR REPLACE INTO release VALUES(?, ?, ?, ?, ?, ?, ?)",
             (
@@ -161,12 +168,14 @@ class Transaction:
         )
 
     def drop_release(self, manifest: Digest, name: str | None) -> int:
+        self.is_of_kept = True
         where, values = ("manifest = ?", (manifest,)) if name is None else (
             "manifest = ? AND name = ?", (manifest, name))  # fmt: skip
         statement = f"DELETE FROM release WHERE {where}"  # noqa: S608
         return self._connection.execute(statement, values).rowcount
 
     def pin(self, manifest: Digest, pinned: bool) -> int:
+        self.is_of_kept = True
         statement = "UPDATE release SET is_pinned = ? WHERE manifest = ?"
         return self._connection.execute(statement, (pinned, manifest)).rowcount
 

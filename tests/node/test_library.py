@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from p2phub.digest import Digest
+from p2phub.net.memory import MemoryHub
+from p2phub.proto.manifest import FileRecord
 from p2phub.proto.names import parse_reference
+from p2phub.store.memory import MemoryStore
+from tests.node.hostile_peers import node_of
 from tests.node.real_nodes import address, fetch, ignore, node, publish, publish_signed, write_model
 
 
@@ -56,3 +62,35 @@ async def test_an_edited_file_makes_a_published_release_a_changed_one(tmp_path: 
         assert verified.whole_count == verified.file_count - 1
         assert verified.missing_bytes == len("# A model\n") and verified.faults == ()
         assert [row.state for row in await a.releases()] == ["changed"]
+
+
+class AskedStore(MemoryStore):
+    """Counts the files that it was asked about for a list of releases."""
+
+    asked_count = 0
+
+    def held_among(self, files: Sequence[FileRecord]) -> tuple[set[Digest], set[Digest]]:
+        self.asked_count += len(files)
+        return super().held_among(files)
+
+
+async def test_a_whole_release_is_looked_through_again_only_when_something_was_lost(
+    tmp_path: Path,
+) -> None:
+    hub, store = MemoryHub(), AskedStore()
+    async with (
+        node_of(hub, "a", tmp_path / "a") as a,
+        node_of(hub, "b", tmp_path / "b", store=store) as b,
+    ):
+        for size in (300_000, 400_000):
+            content_id = await publish(a, write_model(tmp_path / str(size), size=size))
+            await fetch(b, content_id, peers=(await address(a),))
+        store.asked_count = 0
+        rows = await b.releases()
+        assert [row.state for row in rows] == ["complete"] * 2
+        asked_count, store.asked_count = store.asked_count, 0
+        assert await b.releases() == rows
+        assert store.asked_count == 0
+        await b.upkeep.remove(parse_reference(content_id))
+        assert await b.releases() == tuple(r for r in rows if r.content_id != content_id)
+        assert store.asked_count == asked_count // 2

@@ -63,11 +63,13 @@ def test_a_flipped_bit_is_never_served_and_is_fetched_again(
     fetch(store, file)
     store.finish(file.object)
     flip(StoreFolder(tmp_path / "store").whole(file.object), 5500)
+    before = store.losses_count
     reader = store.span_reader(file.runs())
     into = memoryview(bytearray(20_000))
     with pytest.raises(CorruptChunk) as caught:
         reader.read(0, 20, into)
     assert caught.value.facts["entry"] == 5
+    assert store.losses_count > before
     assert list(store.missing(file.pages[0])) == [5]
     status = store.status(file.object)
     assert status is not None

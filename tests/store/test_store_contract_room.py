@@ -55,6 +55,18 @@ def test_what_no_release_names_goes_and_what_one_names_stays(store: Store) -> No
     assert store.withdrawn() == []
 
 
+def test_losses_are_counted_and_what_is_only_added_is_none(store: Store) -> None:
+    store.add_release(Release(hold(store, {"big": BIG, "small": SMALL}), "kept"))
+    hold(store, {"other": OTHER})
+    before = store.losses_count
+    store.put([b"one more"])
+    store.checkpoint()
+    store.pin(store.releases()[0].manifest, True)
+    assert store.losses_count == before
+    store.collect(time.time())
+    assert store.losses_count > before
+
+
 def test_a_dry_run_says_the_same_and_takes_nothing(store: Store) -> None:
     files = {"big": BIG, "small": SMALL}
     manifest = hold(store, files)
