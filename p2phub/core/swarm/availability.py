@@ -100,6 +100,8 @@ class Availability:
         self._planner = planner
         self._holdings: list[Holdings] = []
         self.rarity = Rarity()
+        # Spans of which less is missing than when they were judged: more may hold their rest.
+        self.shrunk: set[int] = set()
 
     def join(self) -> Holdings:
         """A new peer, of which nothing is known yet."""
@@ -118,15 +120,13 @@ class Availability:
         if not page.missing:
             return 0
         spans = self._planner.spans_within(number, 0, page.entry_count)
-        before = holdings.pages.get(number, 0) & page.missing
+        before, after = holdings.pages.get(number, 0) & page.missing, entries & page.missing
         holdings.pages[number] = entries
-        if len(spans) > 2 and {before, entries & page.missing} <= {0, page.missing}:
+        if len(spans) > 2 and {before, after} <= {0, page.missing}:
             # All or nothing of the page, before and now: only the spans that cross its borders need
             # a look at the pages beside it.
-            inner = bitsets.from_members(spans[1:-1])
-            whole_before, whole = (
-                inner if held else 0 for held in (before, entries & page.missing)
-            )
+            inner = bitsets.from_members(spans[1:-1]) if before or after else 0
+            whole_before, whole = (inner if held else 0 for held in (before, after))
             if holdings.whole & inner == whole_before and not holdings.part & inner:
                 holdings.whole ^= whole_before ^ whole
                 self.rarity.add(whole & ~whole_before)
@@ -150,12 +150,14 @@ class Availability:
         pages = holdings.pages
         held = pages[number] = pages.get(number, 0) | news
         news &= page.missing
+        if not news:
+            return 0
         others: list[int] = []
         if news >> page.single_count:
             gained, others = self._pieces_gained(holdings, number, news, held)
         else:
-            gained = news << page.first_span
-        gained &= ~holdings.whole
+            gained = news << page.first_span if page.first_span else news
+        gained ^= gained & holdings.whole  # `& ~` would copy the larger set twice
         if gained:
             holdings.whole |= gained
             self.rarity.add(gained)
@@ -198,8 +200,14 @@ class Availability:
         peer.
         """
         indexes = list(indexes)
+        self.shrunk.difference_update(indexes)
         for holdings in self._holdings:
             self._judge(holdings, indexes)
+
+    def judge_shrunk(self, index: int) -> None:
+        """Look again at a span if it is among the shrunk ones."""
+        if index in self.shrunk:
+            self.judge_spans([index])
 
     def forget_page(self, number: int) -> None:
         """A page is complete here: nobody's entries of it matter."""

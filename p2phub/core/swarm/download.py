@@ -454,10 +454,9 @@ class Download:
         if not self._in_flight.remove(request):
             return
         if self._planner.is_span_complete(request.span):
-            self._picker.settle(request.span)
             self._hedging.forget(request.span)
             return
-        self._availability.judge_spans([request.span])  # less may be missing: more hold its rest
+        self._availability.judge_shrunk(request.span)
         self._picker.give_back(request.span)
         self._wake_all()
 
@@ -466,8 +465,9 @@ class Download:
         self._close(request)
 
     def _settle_if_complete(self, span: int) -> None:
-        """If nothing is missing of a span, end all that was done about it."""
+        """Less is missing of a span; if it is nothing, end all that was done about it."""
         if not self._planner.is_span_complete(span):
+            self._availability.shrunk.add(span)
             return
         self._picker.settle(span)
         for request in self._in_flight.of(span):
