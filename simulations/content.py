@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 
 from p2phub.digest import Digest, digest
 from p2phub.proto.limits import SEGMENT_CHUNKS_MAX
@@ -15,7 +16,7 @@ class Content:
 
     pages: dict[Digest, array[int]]  # lengths by page
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         return sum(map(sum, self.pages.values()))
 

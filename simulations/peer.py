@@ -84,10 +84,11 @@ class SimulatedPeer:
         self._on_uploaded = on_uploaded
         self.asked_now: list[tuple[str, int]] = []  # the requests of this step
         self.served: set[str] = set()  # who was given an upload slot
-        # What its deltas said: all who watch know of it, and tell it nothing of that. A seed sends
-        # none.
-        self._announced: dict[Digest, int] = dict.fromkeys(content.pages, 0)
-        self._watchers: dict[Digest, dict[str, SimulatedPeer]] = {  # who asked for a page
+        # What its deltas said, 1 for each entry: all who watch know of it, and tell it nothing of
+        # that. A seed sends none.
+        self._announced = {page: bytearray(len(lengths)) for page, lengths in content.pages.items()}
+        # Who asked for a page, and what they announced of it.
+        self._watchers: dict[Digest, dict[str, tuple[SimulatedPeer, bytearray]]] = {
             page: {} for page in content.pages
         }
         self._gained: dict[Digest, list[int]] = {}  # since the last delta
@@ -194,7 +195,7 @@ class SimulatedPeer:
 
     def on_ask(self, asker: SimulatedPeer, pages: tuple[Digest, ...]) -> None:
         for page in pages:
-            self._watchers[page][asker.name] = asker
+            self._watchers[page][asker.name] = (asker, asker._announced[page])
         if self.offers is not None and not asker.is_seed:
             self.offers.on_ask(asker.name, pages)
         for page in pages:
@@ -212,14 +213,9 @@ class SimulatedPeer:
             self._downloading.soon()
 
     def on_have_delta(self, delta: _Delta) -> None:
-        name = delta[0]
         if self.offers is not None:
             self.offers.on_have_delta(*delta, self.engine.now)
             self._serving.soon()
-        elif name not in self._givers:
-            # News of those who give no slot make no difference until the machine is asked what to
-            # do: they wait, since many at once cost less.
-            self._news.append(delta)
         elif self.download.on_have_delta(*delta, self.engine.now):
             self._downloading.soon()
 
@@ -332,36 +328,46 @@ class SimulatedPeer:
         self._downloading.soon()
 
     def _send_deltas(self) -> None:
-        """Tell every watcher what it may lack: nobody is told of what it said to hold itself."""
+        """Tell every watcher what it may lack: nobody is told of what it said to hold itself.
+
+        All links have one delay, so one event delivers them all.
+        """
         gained, self._gained = self._gained, {}
         self._told_at = self.engine.now
         self.deltas_count += 1
-        by_delay: dict[float, list[tuple[SimulatedPeer, _Delta]]] = {}
+        told: list[tuple[_Delta, list[SimulatedPeer]]] = []
         for page, entries in gained.items():
-            news = bitsets.from_members(entries)
-            delta = (self.name, page, entries)
-            for other in self._watchers[page].values():
-                known = news & other._announced[page]
-                if known == news:
-                    continue
-                told = delta
-                if known:
-                    told = (*delta[:2], [entry for entry in entries if not known >> entry & 1])
-                self.told_count += len(told[2])
-                delay_s = other.link.delay_s
-                if delay_s not in by_delay:
-                    by_delay[delay_s] = []
-                by_delay[delay_s].append((other, told))
-        for delay_s, deltas in by_delay.items():
-            self.engine.after(delay_s, self._deliver_deltas, deltas, gained)
+            watchers = self._watchers[page].values()
+            if len(entries) == 1:
+                entry = entries[0]
+                hearers = [other for other, announced in watchers if not announced[entry]]
+                told.append(((self.name, page, entries), hearers))
+                continue
+            for other, announced in watchers:
+                lacking = [entry for entry in entries if not announced[entry]]
+                if lacking:
+                    told.append(((self.name, page, lacking), [other]))
+        self.engine.after(self.link.delay_s, self._deliver_deltas, told, gained)
 
     def _deliver_deltas(
-        self, deltas: list[tuple[SimulatedPeer, _Delta]], gained: dict[Digest, list[int]]
+        self,
+        told: list[tuple[_Delta, list[SimulatedPeer]]],
+        gained: dict[Digest, list[int]],
     ) -> None:
         for page, entries in gained.items():
-            self._announced[page] |= bitsets.from_members(entries)
-        for other, delta in deltas:
-            other.on_have_delta(delta)
+            announced = self._announced[page]
+            for entry in entries:
+                announced[entry] = 1
+        name = self.name
+        for delta, hearers in told:
+            self.told_count += len(delta[2]) * len(hearers)
+            for other in hearers:
+                if other.offers is None and name not in other._givers:
+                    # News of those who give no slot make no difference until the machine is asked
+                    # what to do: they wait, since many at once cost less.
+                    other._news.append(delta)
+                else:
+                    other.on_have_delta(delta)
 
     # ---- carrying out --------------------------------------------------------------------------
 
@@ -425,7 +431,8 @@ class SimulatedPeer:
         return min(times, default=None)
 
     def _send(self, name: str, kind: str, *arguments: object) -> None:
-        self.engine.record(self.name, kind, name, arguments[0] if arguments else None)
+        request_id = arguments[0] if arguments and isinstance(arguments[0], int) else None
+        self.engine.record(self.name, kind, name, request_id)
         other = self.neighbours.get(name)
         if other is not None:
             self.tell(other, getattr(other, kind), self.name, *arguments)

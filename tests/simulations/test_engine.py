@@ -57,3 +57,17 @@ def test_a_run_ends_when_it_is_told_to_or_time_is_up(is_stopped: bool) -> None:
     assert times == ([1.0] if is_stopped else [1.0, 2.0])
     engine.run(9.0)
     assert times == [1.0, 2.0, 3.0]
+
+
+def test_equal_facts_make_equal_traces_whether_or_not_they_are_the_same_objects() -> None:
+    name, copy = "peer-1", "-".join(["peer", "1"])
+    assert name is not copy
+    traces = []
+    for second in (name, copy):
+        engine = Engine()
+        engine.record(name, "on_request", 7)
+        engine.record(second, "complete")
+        traces.append(engine.trace)
+    assert traces[0] == traces[1]
+    engine.record(name, "drops")
+    assert engine.trace != traces[0]
