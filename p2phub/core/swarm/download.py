@@ -338,8 +338,8 @@ class Download:
 
     @property
     def is_endgame(self) -> bool:
-        """Nothing is left to ask: all pages are known and each open span is held by nobody."""
-        return self._planner.is_closed and not self._picker.open & self._availability.rarity.held()
+        """Each missing span is asked of somebody: what nobody holds yet would come last anyway."""
+        return self._planner.is_closed and not self._picker.open
 
     def statistics(self, now: float) -> DownloadStatistics:
         """A snapshot for people, metrics and the simulator."""
