@@ -29,6 +29,9 @@ T = TypeVar("T")
 OnWaited = Callable[[float], None]
 Check = Callable[[], None]  # called at each step of a long move; what it raises ends the move
 
+# The kernel takes no more while this much is unsent: a span that waits there beside those of other
+# lanes counts as sent, and the next would be begun.
+_UNSENT_BYTES = 131_072
 _TICK = struct.pack("ll", int(LANE_TICK_S), int(LANE_TICK_S % 1 * 1_000_000))  # a struct timeval
 
 
@@ -92,6 +95,8 @@ class LaneChannel:
         self._credit = credit or self._credit
         self._on_waited = on_waited
         self._socket.setblocking(True)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TICK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TICK)
 

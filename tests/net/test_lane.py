@@ -324,6 +324,7 @@ async def test_closing_frees_a_thread_that_waits_for_bytes() -> None:
 async def test_closing_frees_a_thread_that_waits_for_a_slow_reader() -> None:
     content = Content([MIB] * 32)
     async with sending_lane() as (lane, _, reports):
+        lane.enqueue(Content([1]).outgoing(0))
         lane.enqueue(content.outgoing(1))
         await reports.until(SentChunks)
         await end(lane, reports)

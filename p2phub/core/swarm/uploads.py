@@ -4,8 +4,8 @@ Few peers are served at once (`Parallel`), and they take turns: a slot that is n
 once, one that is used after TURN_S if somebody with a better claim waits. Whoever gave us most for
 what it got has the best claim: givers are paid back, who only takes comes when nobody else wants,
 and a seed, to whom nobody gives, serves everybody alike. Chance decides among newcomers, and about
-a share of the slots. Requests are few per peer and few in all; each peer's are served in order,
-several started ahead of the wire.
+a share of the slots. Requests are few per peer and few in all; each peer's are served in order, and
+`Wire` says which is sent next.
 Who loses its slot gets what was begun, and a rejection of each request that was not.
 Source: BitTorrent (Cohen 2003): reciprocity, chances for newcomers; BEP 6: explicit rejections;
 the ledgers of Bitswap (Benet 2014).
@@ -27,8 +27,9 @@ from p2phub.core.swarm.actions import (
     UploadAction,
 )
 from p2phub.core.swarm.parallel import Parallel
+from p2phub.core.swarm.wire import Line, Request, Wire
 from p2phub.errors import ProtocolViolation
-from p2phub.proto.limits import MIB, SPAN_BYTES_MAX
+from p2phub.proto.limits import SPAN_BYTES_MAX
 from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, Run
 
 SLOTS_DEFAULT = 32  # lanes each way
@@ -45,25 +46,12 @@ LEDGER_WINDOWS_MAX = 32.0  # until its numbers are made small again: e^32 times 
 # word that it was sent has reached us.
 REQUESTS_PER_PEER_MAX = 128
 REQUESTS_MAX = 4096  # of all peers: 1 MiB of runs
-STARTED_MIN = 2  # per peer: one is sent while the next is opened
-STARTED_BYTES = 16 * MIB  # per peer: 15 ms at 1 GB/s, so that a lane never waits for this machine
-
-
-class _Request:
-    __slots__ = ("id", "is_started", "runs", "size_bytes")
-
-    def __init__(self, id: int, runs: tuple[Run, ...], size_bytes: int) -> None:
-        self.id = id
-        self.runs = runs
-        self.size_bytes = size_bytes
-        self.is_started = False
 
 
 class _Peer:
     __slots__ = (
         "chance", "choked_at", "claim", "eligible_at", "idle_since", "is_local", "is_unchoked",
-        "is_used", "patience_s", "peer", "requests", "slot_since", "started_bytes",
-        "started_count", "unused_count",
+        "is_used", "line", "patience_s", "peer", "requests", "slot_since", "unused_count",
     )  # fmt: skip
 
     def __init__(self, peer: Peer, chance: float, now: float, is_local: bool) -> None:
@@ -78,9 +66,8 @@ class _Peer:
         self.choked_at = now
         self.eligible_at = now  # for the next slot
         self.unused_count = 0  # slots in a row in which it requested nothing
-        self.requests: dict[int, _Request] = {}  # by id, oldest first
-        self.started_count = 0
-        self.started_bytes = 0
+        self.line = Line(peer)
+        self.requests = self.line.requests  # by id, oldest first
         # Who comes first: the smallest claim is the best. Its first part is what was sent to the
         # peer less what it sent us, in bytes as `Uploads._weight` counts them.
         self.claim = (0.0, not is_local, chance)
@@ -111,7 +98,7 @@ class Uploads:
         self._served: dict[Peer, _Peer] = {}  # those that have a slot
         self._request_count = 0
         self._actions: list[UploadAction] = []
-        self._ready: dict[Peer, None] = {}  # peers that may have a request to start
+        self._wire = Wire()
         self._next_turn: float | None = None  # None: everybody has a slot
         self._parallel = Parallel(slots_count)
         self._gained_at = float("-inf")  # something that peers may want of us since
@@ -136,13 +123,14 @@ class Uploads:
         if gone is None:
             return
         self._count(-len(gone.requests), now)
-        self._ready.pop(peer, None)
+        self._wire.on_gone(gone.line)
         self._served.pop(peer, None)
         self._next_turn = now
 
     def on_sent(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Payload went out to a peer."""
         self._parallel.on_sent(size_bytes, now)
+        self._wire.on_sent(size_bytes, now)
         if peer in self._peers:
             self._peers[peer].count(size_bytes * self._weight(now))
 
@@ -203,11 +191,10 @@ class Uploads:
         if code is not None:
             self._actions.append(SendReject(peer, request_id, code))
             return
-        state.requests[request_id] = _Request(request_id, runs, size_bytes)
+        self._wire.on_request(state.line, Request(request_id, runs, size_bytes), now)
         state.unused_count = 0
         self._parallel.on_request(size_bytes)
         self._count(1, now)
-        self._ready[peer] = None
 
     def _judge_answer(self, state: _Peer, now: float) -> None:
         """Learn how long a peer takes to use a slot."""
@@ -260,20 +247,16 @@ class Uploads:
         """
         self._close(peer, request_id, now)
 
-    def _close(self, peer: Peer, request_id: int, now: float) -> _Request | None:
+    def _close(self, peer: Peer, request_id: int, now: float) -> Request | None:
         state = self._peers.get(peer)
-        request = None if state is None else state.requests.pop(request_id, None)
+        request = None if state is None else state.requests.get(request_id)
         if state is None or request is None:
             return None
         self._count(-1, now)
+        self._wire.on_closed(state.line, request, now)
         state.idle_since = now
         if not state.requests and self._next_turn is not None:
             self._next_turn = min(self._next_turn, state.idle_at)
-        if request.is_started:
-            state.started_count -= 1
-            state.started_bytes -= request.size_bytes
-        if len(state.requests) > state.started_count:
-            self._ready[peer] = None
         return request
 
     # ---- what to do ----------------------------------------------------------------------------
@@ -282,15 +265,17 @@ class Uploads:
         """What to do now, in order. Call after events and when `next_deadline` has passed."""
         if self._next_turn is not None and now >= self._next_turn:
             self._take_turns(now)
-        for peer in self._ready:
-            self._start(self._peers[peer])
-        self._ready.clear()
+        for peer, request in self._wire.next_starts(now):
+            self._actions.append(StartUpload(peer, request.id, request.runs))
         actions, self._actions = self._actions, []
         return actions
 
     def next_deadline(self) -> float | None:
-        """When slots are decided anew, or at once; None: everybody has one, no need."""
-        return float("-inf") if self._actions or self._ready else self._next_turn
+        """When to ask `next_actions` even if nothing happens; None: no need."""
+        if self._actions:
+            return float("-inf")
+        times = (self._next_turn, self._wire.next_deadline())
+        return min((time for time in times if time is not None), default=None)
 
     @property
     def slots_count(self) -> int:
@@ -310,17 +295,6 @@ class Uploads:
     def requests_count(self) -> int:
         """Requests queued and under way, of all peers."""
         return self._request_count
-
-    def _start(self, state: _Peer) -> None:
-        for request in state.requests.values():
-            if request.is_started:
-                continue
-            if state.started_count >= STARTED_MIN and state.started_bytes >= STARTED_BYTES:
-                break
-            request.is_started = True
-            state.started_count += 1
-            state.started_bytes += request.size_bytes
-            self._actions.append(StartUpload(state.peer, request.id, request.runs))
 
     # ---- slots ---------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from p2phub.core.swarm.uploads import (
     IDLE_S,
     PATIENCE_S_MAX,
     REQUESTS_PER_PEER_MAX,
-    STARTED_BYTES,
     TURN_S,
     Uploads,
 )
+from p2phub.core.swarm.wire import STARTED_BYTES
 from p2phub.errors import ProtocolViolation
 from p2phub.proto.limits import MIB, SPAN_BYTES_MAX
 from p2phub.proto.messages import REJECT_BUSY, REJECT_CHOKED, REJECT_TOO_LARGE, Run
