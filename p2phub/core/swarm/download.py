@@ -47,7 +47,7 @@ from p2phub.core.swarm.statistics import DownloadStatistics, Tally
 from p2phub.digest import Digest
 from p2phub.proto.messages import REJECT_CHOKED, REJECT_NOT_HELD, Run
 
-OFFER_PATIENCE_S = 2.0  # after an offer: what a seed offers others in this time it sends them first
+OFFER_PATIENCE_S = 0.5  # after an offer: what a seed offers others in this time it sends them first
 LIARS_MAX = 1024  # remembered; the oldest is forgotten first
 
 

@@ -134,6 +134,19 @@ def test_who_passes_nothing_on_is_offered_no_more() -> None:
     assert offers.is_over and not offers.withheld
 
 
+def test_who_passes_nothing_on_is_known_after_a_second() -> None:
+    offers = seed()
+    for action in offers.next_actions(0.0, SERVED_MAX):
+        offers.on_have_delta(action.peer, PAGE, [action.run.start], 0.1)
+        if action.peer != "p0":
+            for other in {"p1", "p2"} - {action.peer}:
+                offers.on_have_delta(other, PAGE, [action.run.start], 0.2)
+    offers.on_have_delta("p1", PAGE, [COUNT - 1], 0.9)
+    offers.on_have_delta("p2", PAGE, [COUNT - 1], 1.0)  # they still do
+    offers.next_actions(1.2, SERVED_MAX)
+    assert offers.withheld == {"p0"}
+
+
 def test_what_only_a_peer_without_uploads_has_is_offered_anew() -> None:
     offers = seed()
     kept = [
