@@ -450,6 +450,8 @@ class Swarm:
 
     async def _sweep(self) -> None:
         while True:
+            while not self._connections:
+                await self.changed()
             await trio.sleep(_SWEEP_S)
             now = trio.current_time()
             for connection in self.connections():

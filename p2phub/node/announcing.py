@@ -30,7 +30,6 @@ from p2phub.paths import Home
 from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import ObjectState, Store
 
-LOOK_PERIOD_S = 60.0  # at the queue at the latest
 SAVE_PERIOD_S = 60.0  # a crash announces again at most what changed in this time
 QUEUE_BYTES_MAX = 64 << 20  # of the saved queue
 # Before what was fetched is announced, up to this: a crowd is done at one moment, and would ask the
@@ -48,7 +47,8 @@ class Announcing:
         self._store = store
         self._path = home.announcements
         self._changed = trio.Event()
-        self._is_dirty = False
+        self._is_alone = True  # at the last look
+        self._dirtied = trio.Event()  # the queue is not as it was saved
         saved = read_json(self._path, QUEUE_BYTES_MAX)
         now, wall_s = trio.current_time(), time.time()
         known = saved if isinstance(saved, dict) else {}
@@ -60,15 +60,16 @@ class Announcing:
         try:
             async with open_tasks() as nursery:
                 nursery.start_soon(self._save_regularly)
+                nursery.start_soon(self._listen)
                 while True:
                     self._changed = trio.Event()
-                    now = trio.current_time()
-                    due = now + LOOK_PERIOD_S
-                    if self._network.peers():  # else `on_network` will tell
-                        for announce in self._queue.next_actions(now):
+                    due = None
+                    self._is_alone = not self._network.peers()
+                    if not self._is_alone:
+                        for announce in self._queue.next_actions(trio.current_time()):
                             nursery.start_soon(self._announce, announce)
-                        due = min(due, self._queue.next_deadline() or due)
-                    with trio.move_on_at(due):
+                        due = self._queue.next_deadline()
+                    with trio.move_on_at(float("inf") if due is None else due):
                         await self._changed.wait()
         finally:
             self._save()
@@ -78,7 +79,8 @@ class Announcing:
         if (kind, name) in self._queue:
             return 0
         added = self._queue.add(kind, name, trio.current_time() + wait_s, size_bytes=size_bytes)
-        self._is_dirty = self._is_dirty or added
+        if added:
+            self._dirtied.set()
         self._changed.set()
         return int(added)
 
@@ -109,12 +111,12 @@ class Announcing:
         self._queue.remove(KeyKind.OBJECT, name)
         if sum_sha256 is not None:
             self._queue.remove(KeyKind.SHA256, sum_sha256)
-        self._is_dirty = True
+        self._dirtied.set()
 
     def withdraw_release(self, manifest: Digest) -> None:
         """Announce a manifest no longer."""
         self._queue.remove(KeyKind.MANIFEST, manifest)
-        self._is_dirty = True
+        self._dirtied.set()
 
     def on_network(self) -> None:
         """The first peer after none: whatever failed for want of one is due now."""
@@ -142,16 +144,21 @@ class Announcing:
         except P2phubError:
             stored_count = 0
         self._queue.on_result(announce, stored_count, trio.current_time())
-        self._is_dirty = True
+        self._dirtied.set()
         self._changed.set()
 
     async def _save_regularly(self) -> None:
         while True:
+            await self._dirtied.wait()
             await trio.sleep(SAVE_PERIOD_S)
-            if self._is_dirty:
-                self._is_dirty = False
-                data = self._dump()
-                await trio.to_thread.run_sync(try_write, self._path, data)
+            self._dirtied = trio.Event()
+            await trio.to_thread.run_sync(try_write, self._path, self._dump())
+
+    async def _listen(self) -> None:
+        while True:
+            await self._network.peers_changed()
+            if self._is_alone:
+                self._changed.set()
 
     def _save(self) -> None:
         try_write(self._path, self._dump())

@@ -29,7 +29,6 @@ from p2phub.trust.publisher import PublisherRepository
 REFRESH_PERIOD_S = 6 * 3600.0  # of each followed publisher, with jitter
 FIRST_PERIOD_S = 60.0  # after a start, and while a publisher was not reached yet
 SIGN_PERIOD_S = 24 * 3600.0  # of own publishers' timestamps: a seventh of what followers call fresh
-LOOK_PERIOD_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,7 @@ class Following:
         self._announcing = announcing
         self._network = network
         self._due_s: dict[str, float] = {}  # publisher id: when to refresh it
+        self._changed = trio.Event()  # who is followed
         self._seen_from: dict[str, int] = {}
         self._last_seen: dict[str, float] = {}
 
@@ -61,11 +61,17 @@ class Following:
         for entry in self._petnames.list():
             self._announce(entry.publisher_id)
         while True:
-            for entry in self._petnames.list():
-                now = trio.current_time()
-                if self._due_s.setdefault(entry.publisher_id, now) <= now:
+            self._changed = trio.Event()
+            entries = self._petnames.list()
+            for entry in entries:
+                if self._due(entry) <= trio.current_time():
                     await self._refresh(entry)
-            await trio.sleep(LOOK_PERIOD_S)
+            with trio.move_on_at(min(map(self._due, entries), default=float("inf"))):
+                await self._changed.wait()
+
+    def wake(self) -> None:
+        """Another publisher may be named."""
+        self._changed.set()
 
     async def add(self, publisher: PublisherReference, petname: str) -> PublisherView:
         """As NodeApi.trust_add."""
@@ -73,6 +79,7 @@ class Following:
             self._petnames.add, petname, publisher.publisher_id, time.time(), publisher.peers
         )
         self._announce(entry.publisher_id)
+        self.wake()
         return await trio.to_thread.run_sync(self._view, entry)
 
     async def views(self) -> tuple[PublisherView, ...]:
@@ -92,7 +99,11 @@ class Following:
             follower = self._publishers.follower(entry.publisher_id)
             await trio.to_thread.run_sync(follower.reset, time.time())
             self._due_s.pop(entry.publisher_id, None)
+        self.wake()
         return tuple([await trio.to_thread.run_sync(self._view, entry) for entry in entries])
+
+    def _due(self, entry: Petname) -> float:
+        return self._due_s.get(entry.publisher_id, float("-inf"))
 
     def _announce(self, publisher_id: str) -> None:
         self._announcing.add(KeyKind.PUBLISHER, parse_publisher_id(publisher_id))

@@ -25,7 +25,6 @@ from p2phub.paths import Home
 BOOK_BYTES_MAX = 8 << 20
 SAVE_PERIOD_S = 300.0
 LOOK_PAUSE_S = 1.0  # between two looks at who is connected and whom to dial
-LOOK_PERIOD_S = 60.0  # the same, where nothing happened
 PEERS_WANTED = 8  # fewer connected: remembered peers are dialled
 DIALS_AT_ONCE = 4
 LOCAL_MAX = 64  # peers of the local network waiting to be dialled
@@ -93,9 +92,7 @@ class Neighbours:
             for address in self._bootstrap.next_dials(trio.current_time()):
                 nursery.start_soon(self._dial_one, address)
             due = self._bootstrap.next_deadline()
-            with trio.move_on_at(
-                min(due or trio.current_time() + 60.0, trio.current_time() + 60.0)
-            ):
+            with trio.move_on_at(float("inf") if due is None else due):
                 await self._changed.wait()
 
     async def _dial_one(self, text: str) -> None:
@@ -121,17 +118,16 @@ class Neighbours:
             self._note(now)
             local, self._local = self._local, {}
             chosen = [peer for peer in local if peer not in self._connected | self._dialling]
-            due = now + LOOK_PERIOD_S
+            due: float | None = None
             if len(self._connected) < PEERS_WANTED:
                 taken = self._connected.union(self._dialling, chosen)
                 free_count = max(0, DIALS_AT_ONCE - len(self._dialling))
                 chosen += self.book.next_dials(now, free_count, taken)
-                next_due = self.book.next_deadline(taken.union(chosen))
-                due = min(due, next_due) if next_due is not None else due
+                due = self.book.next_deadline(taken.union(chosen))
             self._dialling.update(chosen)
             for peer in chosen:
                 nursery.start_soon(self._dial_known, peer, dials)
-            with trio.move_on_at(due):
+            with trio.move_on_at(float("inf") if due is None else due):
                 await self._news.wait()
             await trio.sleep_until(now + LOOK_PAUSE_S)
 

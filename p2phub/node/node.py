@@ -76,7 +76,7 @@ from p2phub.proto.names import (
     Reference,
     ReleaseReference,
 )
-from p2phub.store.base import Store
+from p2phub.store.base import Release, Store, StoreUsage
 from p2phub.store.disk import DiskStore
 from p2phub.trust.petnames import Petnames
 
@@ -253,7 +253,9 @@ class Node:
     async def publish_commit(
         self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str
     ) -> Published:
-        return await self._publishing.commit(publisher_id, name, version, files, petname)
+        published = await self._publishing.commit(publisher_id, name, version, files, petname)
+        self._following.wake()
+        return published
 
     # ---- releases --------------------------------------------------------------------------------
 
@@ -295,8 +297,8 @@ class Node:
 
     async def status(self) -> StatusView:
         await self._rechecking.look(RECHECKED_FILES)
-        usage = await trio.to_thread.run_sync(self._store.usage)
-        releases = await trio.to_thread.run_sync(self._store.releases)
+        # Each turn in a thread waits for the interpreter lock among busy lanes: one for both.
+        usage, releases = await trio.to_thread.run_sync(self._used)
         announced = self._announcing.statistics()
         return StatusView(
             peer_id=str(self._network.peer_id),
@@ -313,6 +315,9 @@ class Node:
             transfers=tuple(self._running()),
             notices=tuple(self._notices),
         )
+
+    def _used(self) -> tuple[StoreUsage, list[Release]]:
+        return self._store.usage(), self._store.releases()
 
     async def peers(self) -> tuple[PeerView, ...]:
         return tuple(

@@ -16,12 +16,14 @@ import trio
 from p2phub.errors import StoreError
 from p2phub.node.announcing import Announcing
 from p2phub.node.tasks import open_tasks
-from p2phub.store.base import Store
+from p2phub.store.base import Store, Withdrawn
 
-RECHECKED_FILES = 32  # at each `status`, which is to answer at once however many there are
+# At each `status`, which is to answer at once however many there are and however busy the lanes
+# are: each file costs four turns at the interpreter lock.
+RECHECKED_FILES = 8
 RECHECK_PERIOD_S = 60.0  # between two looks at whether adopted files changed
 REREAD_BYTES = 16 << 20  # of a touched file at once; then the disk rests for as long as that took
-REREAD_PAUSE_S = 5.0  # before files are read that were touched just now, and between two rounds
+REREAD_PAUSE_S = 5.0  # before files are read that were touched just now
 TOLD_MAX = 3  # files named in one sentence
 
 _EDITED = (
@@ -52,7 +54,8 @@ class Rechecking:
         self._on_notice = on_notice
         self._on_damage = on_damage
         self._last_failure = ""  # told once
-        self._touched = trio.Event()
+        self._is_touched = False  # some file was, since they were read again
+        self._looked = trio.Event()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -60,18 +63,20 @@ class Rechecking:
             nursery.start_soon(self._reread_regularly)
             while True:
                 await self.look()
+                self._looked.set()
                 await trio.sleep(RECHECK_PERIOD_S)
 
     async def _reread_regularly(self) -> None:
         while True:
-            self._touched = trio.Event()
+            self._looked = trio.Event()
             try:
                 await self.reread()
             except StoreError as error:
                 log.warning("touched files can't be read again now: %s", error)
-            with trio.move_on_after(RECHECK_PERIOD_S):
-                await self._touched.wait()
-            await trio.sleep(REREAD_PAUSE_S)
+            await self._looked.wait()  # at the same time: each wake of a resting node costs
+            if self._is_touched:
+                self._is_touched = False
+                await trio.sleep(REREAD_PAUSE_S)
 
     async def reread(self) -> None:
         """Read all files again that were touched, slowly."""
@@ -96,14 +101,14 @@ class Rechecking:
     async def look(self, count_max: int | None = None) -> None:
         """Look now. count_max: at so many files, the next time at others."""
         try:
-            await trio.to_thread.run_sync(self._store.recheck, count_max)
+            gone = await trio.to_thread.run_sync(self._recheck, count_max)
         except StoreError as error:  # a full disk, perhaps: reading and sending go on all the same
             if str(error) != self._last_failure:
                 self._last_failure = str(error)
                 self._on_notice(type(error).__name__, str(error))
             return
         touched: list[str] = []
-        for lost in await trio.to_thread.run_sync(self._store.withdrawn):
+        for lost in gone:
             try:
                 status = await trio.to_thread.run_sync(self._store.status, lost.object)
             except StoreError:
@@ -121,11 +126,16 @@ class Rechecking:
             else:
                 self._on_notice("FileChanged", f"{lost.reason}: {_EDITED}")
         if touched:
-            self._touched.set()
+            self._is_touched = True
+            self._looked.set()
             self._on_notice(
                 "FileTouched",
                 f"touched, and shared no longer until read again: {_named(touched)}",
             )
+
+    def _recheck(self, count_max: int | None) -> list[Withdrawn]:
+        self._store.recheck(count_max)
+        return self._store.withdrawn()
 
 
 def _named(paths: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ class Upkeep:
     async def remove(self, reference: Reference) -> Removed:
         """As UpkeepApi.remove."""
         rows, digests = await trio.to_thread.run_sync(self._meant, reference)
-        trees, folders = await trio.to_thread.run_sync(self._let_go, rows, digests)
+        trees, folders = await self._let_go(rows, digests)
         freed = await self._collect(dry_run=False, part_idle_s=0.0)
         return Removed(
             references=_references(rows, digests),
@@ -147,7 +147,7 @@ class Upkeep:
             for row in await trio.to_thread.run_sync(self._evictable, manifest):
                 if wanted_bytes <= await trio.to_thread.run_sync(self._room_bytes):
                     break
-                await trio.to_thread.run_sync(self._let_go, [row], [row.manifest])
+                await self._let_go([row], [row.manifest])
                 await self._collect(dry_run=False, part_idle_s=0.0)
                 gone.append(row.name or content_id_text(row.manifest))
             room_bytes = await trio.to_thread.run_sync(self._room_bytes)
@@ -206,6 +206,15 @@ class Upkeep:
     def _is_own(self, path: Path | None) -> bool:
         """Whether a file counts as the store's: those in packs do, users' own do not."""
         return path is None or path.is_relative_to(self._home.store)
+
+    async def _let_go(
+        self, rows: Sequence[Release], digests: Sequence[Digest]
+    ) -> tuple[list[Path], list[Path]]:
+        """As `_drop`; what is dropped is announced no longer."""
+        dropped = await trio.to_thread.run_sync(self._drop, rows, digests)
+        for digest in digests:
+            self._announcing.withdraw_release(digest)
+        return dropped
 
     async def _collect(self, *, dry_run: bool, part_idle_s: float) -> Freed:
         def work() -> Collected:
@@ -282,7 +291,7 @@ class Upkeep:
             )
         return list(versions.values())
 
-    def _let_go(
+    def _drop(
         self, rows: Iterable[Release], digests: Iterable[Digest]
     ) -> tuple[list[Path], list[Path]]:
         """Drop the rows and the trees under the home: (trees gone, folders that stay)."""
@@ -298,7 +307,6 @@ class Upkeep:
             self._store.remove_release(row.manifest, row.name)
         for digest in digests:
             self._store.lease(digest, FETCH_LEASE, 0)
-            self._announcing.withdraw_release(digest)
         return trees, folders
 
 

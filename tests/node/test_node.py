@@ -1,4 +1,4 @@
-"""A node whose disk refuses: it says so and lives."""
+"""A node that rests, and one whose disk refuses: it says so and lives."""
 
 from __future__ import annotations
 
@@ -20,6 +20,28 @@ def fast_clock(mock_clock: MockClock) -> MockClock:
     return mock_clock
 
 
+class Wakes(trio.abc.Instrument):
+    """The instants at which a task did something."""
+
+    def __init__(self) -> None:
+        self.at_s: set[float] = set()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.at_s.add(round(trio.current_time(), 3))
+
+
+async def test_a_node_that_rests_wakes_for_one_look_a_minute(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with node_of(MemoryHub(), "a", tmp_path):
+        await trio.sleep(120)
+        wakes = Wakes()
+        trio.lowlevel.add_instrument(wakes)
+        await trio.sleep(3600)
+        trio.lowlevel.remove_instrument(wakes)
+    assert 0 < len(wakes.at_s) < 150
+
+
 async def test_a_disk_that_takes_no_lists_of_ours_does_not_end_the_node(
     tmp_path: Path, fast_clock: MockClock
 ) -> None:
@@ -27,7 +49,7 @@ async def test_a_disk_that_takes_no_lists_of_ours_does_not_end_the_node(
         for path in (a._home.peers, a._home.announcements):
             path.unlink(missing_ok=True)
             (path / "in the way").mkdir(parents=True)  # nothing can be renamed over it
-        a._announcing._is_dirty = True
+        a._announcing._dirtied.set()
         await trio.sleep(150)
         assert (await a.status()).uptime_s > 149
 
