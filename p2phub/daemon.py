@@ -43,7 +43,8 @@ from p2phub.paths import Home
 from p2phub.paths import home as home_of
 
 ENDING_TIMEOUT_S: Final = 4.5  # scripts wait five
-GARBAGE_OBJECTS_MAX: Final = 10_000  # before a look for cycles: a list of files makes many objects
+GARBAGE_OBJECTS_MAX: Final = 5_000  # before a look for cycles: a list of files makes many objects
+GARBAGE_LOOKS_MAX: Final = 2  # before one at all that these left, which stops all threads longer
 LOG_BYTES_MAX: Final = 5 << 20  # of daemon.log; one older file is kept
 
 log = logging.getLogger("p2phub.daemon")
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log_to(home, settings.log_level)
         _raise_descriptor_limit()
         gc.freeze()  # what was imported stays: never looked through again
-        gc.set_threshold(GARBAGE_OBJECTS_MAX)
+        gc.set_threshold(GARBAGE_OBJECTS_MAX, GARBAGE_LOOKS_MAX)
         return _run(home, settings, lock, options.json)
     except P2phubError as error:
         return _refuse(error, options.json)
