@@ -356,8 +356,8 @@ class Fetching:
 
         def finish() -> None:
             status = self._store.status(file.object)
-            if place is None and status is not None and status.state is ObjectState.COMPLETE:
-                return
+            if status is not None and status.state is ObjectState.COMPLETE:
+                return  # the layout brings it to its place, and says how
             self._store.finish(file.object, place=place)
 
         try:

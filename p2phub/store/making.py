@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2phub.digest import Digest, Sha256, sha256
-from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld
+from p2phub.display import size_text
+from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld, StoreFull
 from p2phub.proto.manifest import FileRecord
 from p2phub.store.base import Method, ObjectState
 from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
+from p2phub.store.parts import HEADROOM_BYTES
 from p2phub.store.second_names import SecondNames
 from p2phub.store.trees import Tree
 
@@ -41,14 +43,18 @@ class Making:
     methods: dict[Method, int] = field(default_factory=dict)
     extra_bytes: int = 0
     _recomputed: list[tuple[bytes, Digest]] = field(default_factory=list)  # of small files
+    _has_room: bool = False  # for all of one `make_all` that is to be copied
 
     def make_all(self, files: Sequence[FileRecord]) -> None:
-        """Raises NotHeld, CorruptChunk, DigestMismatch, and what the disk refuses."""
+        """Raises NotHeld, CorruptChunk, DigestMismatch, and what the disk refuses; StoreFull before
+        the first copy where there is no room for all that will be copied.
+        """
+        self._has_room = False
         for group in groups(files):
             if self.write_group(group):
                 continue
             for file in group:
-                method, size = self._make(file)
+                method, size = self._make(file, files)
                 self.methods[method] = self.methods.get(method, 0) + 1
                 self.extra_bytes += size
 
@@ -85,8 +91,8 @@ class Making:
         self.extra_bytes += sum(file.size for file in files)
         return True
 
-    def _make(self, file: FileRecord) -> tuple[Method, int]:
-        """How it was made, and how many bytes that took."""
+    def _make(self, file: FileRecord, among: Sequence[FileRecord]) -> tuple[Method, int]:
+        """How it was made, and how many bytes that took. among: all that are being made."""
         disk, tree = self.holdings.files, self.tree
         object = self.holdings.named(file.object) if file.chunk_count else None
         is_whole = object is not None and object.row.state is ObjectState.COMPLETE
@@ -105,6 +111,7 @@ class Making:
                             return Method.HARDLINK, 0
                         disk.close(target)
                         target = disk.open(name, _NEW, folder=folder)
+                    self._check_room(among)
                     method, size = Method.COPY, self._copy(object, file, target, where)
                 else:
                     method, size = Method.COPY, self._write_single(file, target, where)
@@ -138,6 +145,34 @@ class Making:
             return True
         finally:
             self.holdings.files.close(source)
+
+    def _check_room(self, files: Sequence[FileRecord]) -> None:
+        """Before the first copy: a disk that others use is not filled for what has to go again."""
+        if self._has_room:
+            return
+        self._has_room = True
+        above = self.tree.folder.parent
+        device = os.fstat(self.tree.root).st_dev
+        wanted_bytes = 0
+        for file in files:
+            object = self.holdings.named(file.object) if file.has_record else None
+            if object is None:
+                continue
+            try:
+                source = os.lstat(self.holdings.path(object)).st_dev
+            except OSError:
+                continue  # found out when its turn comes
+            is_linked = source == device and self.names.are_for(object)
+            if (source, device) in self.without_reflink and not is_linked:
+                wanted_bytes += file.size
+        needed = wanted_bytes + min(wanted_bytes, HEADROOM_BYTES)
+        free = self.holdings.files.free_bytes(above)
+        if free < needed:
+            raise StoreFull(
+                f"{size_text(wanted_bytes)} are to be copied to {above}, which shares no blocks"
+                f" with where they lie, and {size_text(free)} are free there",
+                path=str(above), needed=needed, free=free,
+            )  # fmt: skip
 
     def _copy(self, object: StoredObject, file: FileRecord, target: int, where: Path) -> int:
         state, buffer = Sha256(), memoryview(bytearray(READ_BYTES))

@@ -70,6 +70,18 @@ async def test_without_a_folder_the_result_is_a_read_only_tree_below_the_home(
         assert again.bytes_fetched == 0
 
 
+async def test_a_folder_that_gets_copies_of_what_is_held_is_said_to_have_them(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        content_id = await publish(a, model)
+        await fetch(b, content_id, peers=(await address(a),))
+        fetched = await fetch(b, content_id, to=tmp_path / "out")
+        assert fetched.method in ("copy", "reflink")
+        assert same_files(model, tmp_path / "out")
+
+
 async def test_chunks_come_from_several_peers_at_once(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", size=24_000_000)
     async with node(tmp_path / "a") as a, node(tmp_path / "b") as b, node(tmp_path / "c") as c:

@@ -15,7 +15,7 @@ import pytest
 
 from p2phub.errors import StoreError, StoreFailed, StoreFull
 from p2phub.paths import PART_FOLDER
-from p2phub.store.base import Place
+from p2phub.store.base import Method, Place
 from p2phub.store.disk import DiskStore
 from p2phub.store.file_system import AnyPath, FileSystem
 from tests.store.sample_files import fetch, read_all, sample
@@ -172,6 +172,30 @@ def test_a_part_larger_than_the_room_is_refused_before_its_first_byte(tmp_path: 
     assert caught.value.facts["needed"] == 20_000
     assert list((tmp_path / "store" / "part").iterdir()) == []
     assert store.status(file.object) is None
+    store.close()
+
+
+def test_copies_that_find_no_room_are_refused_before_their_first_byte(tmp_path: Path) -> None:
+    class SmallDisk(RefusingFileSystem):
+        def free_bytes(self, path: AnyPath) -> int:
+            return 50_000
+
+        def clone(self, source: int, target: int, path: AnyPath) -> bool:
+            return False
+
+    files = SmallDisk()
+    store = DiskStore(tmp_path / "store", files=files)
+    samples = [sample(20_000, seed=seed) for seed in range(2)]
+    for number, file in enumerate(samples):
+        store.take([file.source(tmp_path / str(number))], file.documents)
+    records = [file.file_record(str(number)) for number, file in enumerate(samples)]
+    files.calls.clear()
+    with pytest.raises(StoreFull) as caught:
+        store.materialize(records, tmp_path / "tree")
+    assert "write" not in files.calls
+    facts = caught.value.facts
+    assert (facts["needed"], facts["free"], facts["path"]) == (80_000, 50_000, str(tmp_path))
+    assert store.materialize(records[:1], tmp_path / "tree").methods == {Method.COPY: 1}
     store.close()
 
 
