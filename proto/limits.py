@@ -99,10 +99,10 @@ CONNECTIONS_MAX = 320  # live connections; about 100 KiB each
 # Strangers' share of them: dialling out stays possible however many come in.
 CONNECTIONS_INBOUND_MAX = 240
 CONNECTIONS_PER_PEER_MAX = 2  # two, as both ends may dial at the same moment
-# Per remote IP, this machine's own excepted: an office behind one address still fits.
+# Per remote IP, or /64 of IPv6, this machine's own excepted: an office behind one address still fits.
 CONNECTIONS_PER_HOST_MAX = 64
 HANDSHAKES_PENDING_MAX = 64  # inbound, not yet authenticated
-# Of them per remote IP, so that one host cannot take all; this machine's own excepted.
+# Of them per remote IP or /64, so that one host cannot take all; this machine's own excepted.
 HANDSHAKES_PER_HOST_MAX = 16
 STREAMS_INBOUND_MAX = 256  # open streams one peer may have with us over one connection
 # Resets in the life of one connection before it is closed: whoever goes on is flooding.

@@ -7,6 +7,7 @@ Source: https://github.com/multiformats/multiaddr, table of codes in multicodec.
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,6 +119,26 @@ def is_dialable(address: str) -> bool:
 def is_own_machine(host: str | None) -> bool:
     """Whether an IP text is this machine's loopback."""
     return host is not None and ipaddress.ip_address(host).is_loopback
+
+
+@lru_cache(_REMEMBERED)
+def network_of(host: str) -> str:
+    """Whose an IP text is, as far as limits go: who has one address of IPv6 has its whole /64."""
+    ip = ipaddress.ip_address(host)
+    if ip.version == 4 or ip.is_loopback:
+        return host
+    return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+
+
+def gives_way(hosts: Iterable[str], newcomer: str) -> str | None:
+    """Of those who hold all places there are, the network with most of them, if it is to give one to
+    a host that came later; None where that would have as many then.
+    """
+    held = Counter(map(network_of, hosts))
+    for network, count in held.most_common(1):
+        if count > held[network_of(newcomer)] + 1:
+            return network
+    return None
 
 
 @lru_cache(_REMEMBERED)

@@ -19,7 +19,14 @@ from p2phub.errors import (
     ProtocolViolation,
     StreamClosed,
 )
-from p2phub.net.addresses import Endpoint, endpoint_from_socket, expand_wildcard, is_own_machine
+from p2phub.net.addresses import (
+    Endpoint,
+    endpoint_from_socket,
+    expand_wildcard,
+    gives_way,
+    is_own_machine,
+    network_of,
+)
 from p2phub.net.base import PeerId
 from p2phub.net.connection import Connection, PeerStream, Served
 from p2phub.net.dial import connect_tcp, first_to_answer
@@ -73,12 +80,14 @@ class Swarm:
         self._serving: Counter[str] = Counter()
         self._connections: dict[PeerId, list[Connection]] = {}
         self._changed = trio.Event()
-        self._by_host: Counter[str] = Counter()  # inbound, this machine's own excepted
-        self._handshakes: dict[trio.CancelScope, str] = {}  # inbound, by remote IP, oldest first
+        self._by_network: Counter[str] = Counter()  # inbound, this machine's own excepted
+        # Inbound, by the network of the remote IP, oldest first.
+        self._handshakes: dict[trio.CancelScope, str] = {}
         self._dials: dict[PeerId, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
         self._unread_bytes = 0
         self.unread_bytes_max = NETWORK_BUFFERED_BYTES_MAX
+        self.inbound_max = CONNECTIONS_INBOUND_MAX
         self.listening: list[Endpoint] = []  # bound, with real ports; wildcards as given
         self.faults_count = 0
 
@@ -331,16 +340,17 @@ class Swarm:
                 # An honest handshake is over in a moment, so the oldest is the least likely one.
                 next(iter(self._handshakes)).cancel()
             scope = trio.CancelScope()
-            self._handshakes[scope] = remote.host
+            self._handshakes[scope] = network_of(remote.host)
             self._nursery.start_soon(self._welcome, accepted, remote, scope)
 
     def _has_room_for(self, host: str) -> bool:
         if is_own_machine(host):
             return True
-        pending = sum(other == host for other in self._handshakes.values())
+        network = network_of(host)
+        pending = sum(other == network for other in self._handshakes.values())
         if pending >= HANDSHAKES_PER_HOST_MAX:
             return False
-        return self._by_host[host] < CONNECTIONS_PER_HOST_MAX
+        return self._by_network[network] < CONNECTIONS_PER_HOST_MAX
 
     async def _welcome(
         self, accepted: trio.socket.SocketType, remote: Endpoint, scope: trio.CancelScope
@@ -364,7 +374,9 @@ class Swarm:
         if connection is None:
             return
         inbound = sum(not other.is_outbound for other in self.connections())
-        is_full = inbound >= CONNECTIONS_INBOUND_MAX and not self._make_room(is_inbound_only=True)
+        is_full = inbound >= self.inbound_max and not (
+            self._make_room(is_inbound_only=True) or self._make_room_for(remote.host)
+        )
         if is_full or connection.peer == self.peer_id:
             connection.yamux.end("no room for another connection")
             return
@@ -386,7 +398,7 @@ class Swarm:
         group = self._connections.setdefault(connection.peer, [])
         group.append(connection)
         if not connection.is_outbound and not is_own_machine(connection.remote.host):
-            self._by_host[connection.remote.host] += 1
+            self._by_network[network_of(connection.remote.host)] += 1
         if len(group) > CONNECTIONS_PER_PEER_MAX:
             group[0].yamux.end("a newer connection replaces it")
         self._nursery.start_soon(self._run, connection)
@@ -420,9 +432,10 @@ class Swarm:
             del self._connections[connection.peer]
         host = connection.remote.host
         if not connection.is_outbound and not is_own_machine(host):
-            self._by_host[host] -= 1
-            if not self._by_host[host]:
-                del self._by_host[host]
+            network = network_of(host)
+            self._by_network[network] -= 1
+            if not self._by_network[network]:
+                del self._by_network[network]
 
     def _make_room(self, *, is_inbound_only: bool) -> bool:
         """Close the connection that was idle longest; False if none is idle."""
@@ -437,6 +450,22 @@ class Swarm:
         oldest = min(idle, key=lambda connection: connection.used_s)
         oldest.yamux.end("its place was needed")
         self._remove(oldest)
+        return True
+
+    def _make_room_for(self, host: str) -> bool:
+        """Close the newest inbound connection of the network that has most; False if that has not
+        two more than `host`'s: streams that say nothing shall keep nobody out.
+        """
+        inbound = [other for other in self.connections() if not other.is_outbound]
+        network = gives_way((other.remote.host for other in inbound), host)
+        if network is None:
+            return False
+        newest = max(
+            (other for other in inbound if network_of(other.remote.host) == network),
+            key=lambda connection: connection.since_s,
+        )
+        newest.yamux.end("its network has more connections than others")
+        self._remove(newest)
         return True
 
     def _on_unread(self, change: int) -> None:

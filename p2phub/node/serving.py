@@ -32,6 +32,7 @@ from p2phub.errors import (
     ProtocolViolation,
     StoreError,
 )
+from p2phub.net.addresses import gives_way, network_of
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.net.lane_events import (
     ChannelClosed,
@@ -109,6 +110,7 @@ class Serving:
             lambda: self._machine.served_max,
             self._watched,
         )
+        self.sessions_max = SESSIONS_MAX
         self.sent_bytes = 0
         self.sent_to: dict[PeerId, int] = {}
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
@@ -158,6 +160,20 @@ class Serving:
         session = self._sessions.get(key)
         return session._watch.pages if session is not None else ()
 
+    def _make_place(self, host: str | None) -> bool:
+        """End the newest session of the network that has most, if it has two more than `host`'s:
+        sessions that say nothing shall keep nobody out.
+        """
+        if host is None:
+            return False
+        hosts = {key: session.host for key, session in self._sessions.items() if session.host}
+        network = gives_way(hosts.values(), host)
+        if network is None:
+            return False
+        newest = next(key for key in reversed(hosts) if network_of(hosts[key]) == network)
+        self._sessions.pop(newest).end()
+        return True
+
     def make_room(self) -> None:
         """Close the channel that was not used for longest by somebody without a slot."""
         idle = [session for session in self._sessions.values() if session.is_channel_idle]
@@ -170,7 +186,7 @@ class Serving:
             session._say(message)
 
     async def _on_stream(self, stream: Stream) -> None:
-        if len(self._sessions) >= SESSIONS_MAX:
+        if len(self._sessions) >= self.sessions_max and not self._make_place(stream.remote_host):
             await stream.reset()
             return
         key = f"{stream.peer}/{next(self._numbers)}"
@@ -179,7 +195,7 @@ class Serving:
         try:
             await session.run()
         finally:
-            del self._sessions[key]
+            self._sessions.pop(key, None)  # or another has its place
             self._machine.on_peer_gone(key, trio.current_time())
             self._seeding.on_gone(key)
             self.wake()
@@ -207,6 +223,13 @@ class _ServedSession:
     @property
     def peer(self) -> PeerId:
         return self._session.peer
+
+    @property
+    def host(self) -> str | None:
+        return self._session.remote_host
+
+    def end(self) -> None:
+        self._scope.cancel()
 
     async def run(self) -> None:
         try:

@@ -113,19 +113,31 @@ def opening(protocol: str) -> bytes:
     return b"".join(bytes([len(line)]) + line for line in lines)
 
 
-async def attack(nursery: trio.Nursery, victim: Libp2pNetwork, number: int = 9000) -> Attacker:
-    """A connection to `victim` in the name of another identity; closed at the nursery's end."""
-    wire = await dial(nursery, victim)
+async def attack(
+    nursery: trio.Nursery, victim: Libp2pNetwork, number: int = 9000, *, source: str | None = None
+) -> Attacker:
+    """A connection to `victim` in the name of another identity, from an IP of this machine; closed
+    at the nursery's end.
+    """
+    wire = await dial(nursery, victim, source=source)
     channel = await Security(identity(number)).secure_outbound(wire, victim.peer_id)
     messages = MessageStream(channel)
     await propose(messages, YAMUX)
     return Attacker(channel, messages.rest)
 
 
-async def dial(nursery: trio.Nursery, victim: Libp2pNetwork) -> Socket:
+async def dial(
+    nursery: trio.Nursery, victim: Libp2pNetwork, *, source: str | None = None
+) -> Socket:
     """A TCP connection to `victim` that has not said anything; closed at the nursery's end."""
     endpoint = endpoint_from_text(address_of(victim).addresses[0])
-    wire = Socket(await connect_tcp(endpoint))
+    if source is None:
+        wire = Socket(await connect_tcp(endpoint))
+    else:
+        connecting = trio.socket.socket()
+        await connecting.bind((source, 0))
+        await connecting.connect((endpoint.host, endpoint.port))
+        wire = Socket(trio.SocketStream(connecting))
 
     async def close_at_the_end() -> None:
         try:

@@ -19,7 +19,9 @@ from p2phub.net.addresses import (
     encode_varint,
     endpoint_from_socket,
     expand_wildcard,
+    gives_way,
     listen_endpoint,
+    network_of,
 )
 from p2phub.net.base import parse_address, parse_peer_address
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
@@ -123,6 +125,20 @@ def test_a_wildcard_becomes_addresses_of_this_machine_and_others_stay() -> None:
         assert found.port == 4001 and not ipaddress.ip_address(found.host).is_unspecified
     fixed = listen_endpoint("/ip4/192.0.2.1/tcp/4001")
     assert expand_wildcard(fixed) == [fixed]
+
+
+def test_addresses_of_one_64_are_one_network() -> None:
+    one, other = "2001:db8:1:2::1", "2001:db8:1:2:ffff::9"
+    assert network_of(one) == network_of(other) != network_of("2001:db8:1:3::1")
+    assert network_of("192.0.2.1") != network_of("192.0.2.2")
+    assert network_of("::1") == "::1"
+
+
+def test_the_network_with_most_places_gives_way_to_who_has_two_fewer() -> None:
+    hosts = ["2001:db8::1", "2001:db8::2", "192.0.2.1", "2001:db8::3", "192.0.2.2"]
+    assert gives_way(hosts, "192.0.2.1") == gives_way(hosts, "192.0.2.3") == "2001:db8::/64"
+    assert gives_way(hosts, "2001:db8::4") is None
+    assert gives_way(hosts[2:], "192.0.2.3") is None
 
 
 @given(st.integers(0, 1 << 40))

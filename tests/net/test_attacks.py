@@ -186,6 +186,38 @@ async def test_half_open_connections_keep_nobody_out(nursery: trio.Nursery) -> N
     assert await ask_echo(honest, victim) == b"are you there"
 
 
+async def test_connections_of_one_host_whose_streams_say_nothing_keep_nobody_out(
+    nursery: trio.Nursery,
+) -> None:
+    victim, honest = await nodes(nursery, 2)
+    victim._swarm.inbound_max = 6
+    for number in range(6):
+        attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
+        await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
+        nursery.start_soon(is_closed, attacker)  # it answers, so that it is there
+    while sum(c.yamux.streams_count for c in victim._swarm.connections()) < 6:
+        await trio.sleep(0.01)
+    await honest.connect(address_of(victim))
+    assert await ask_echo(honest, victim) == b"are you there"
+    assert len(victim.peers()) == 6
+
+
+async def test_who_has_as_many_connections_as_others_displaces_none(nursery: trio.Nursery) -> None:
+    [victim] = await nodes(nursery, 1)
+    victim._swarm.inbound_max = 4
+    for number in range(6):
+        attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
+        if number < 4:
+            await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
+            while victim._swarm.connections()[-1].yamux.streams_count < 1:
+                await trio.sleep(0.01)
+        else:
+            assert await is_closed(attacker)
+    assert {peer.peer for peer in victim.peers()} == {
+        identity(9000 + number).peer_id for number in range(4)
+    }
+
+
 async def test_nonsense_instead_of_a_handshake_is_dropped(nursery: trio.Nursery) -> None:
     victim, honest = await nodes(nursery, 2)
     rng = random.Random(7)

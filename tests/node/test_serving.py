@@ -1,4 +1,6 @@
-"""More peers than channels: who has a slot gets a channel, that of somebody who does not use it."""
+"""More peers than channels: who has a slot gets a channel, that of somebody who does not use it.
+More sessions than places: who has most gives way.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,15 @@ from pathlib import Path
 
 import trio
 
+from p2phub.net.libp2p import Libp2pNetwork
 from p2phub.node import sources
 from p2phub.node.node import Node
+from p2phub.proto import protocols
+from p2phub.proto.frames import frame as frame_of
+from p2phub.proto.messages import Hello, encode_message
 from p2phub.proto.names import parse_reference
-from tests.node.real_nodes import address, fetch, node, publish, write_model
+from tests.net.nodes import SYN, WINDOW, attack, data_frame, frame, opening
+from tests.node.real_nodes import address, fetch, node, publish, same_files, write_model
 
 
 async def read_some(peer: Node, content_id: str, peers: tuple[str, ...]) -> None:
@@ -34,3 +41,29 @@ async def test_a_peer_with_a_slot_gets_the_channel_of_one_that_rests(tmp_path: P
             # It comes back: then the other's, which has all it wanted, goes.
             await read_some(reader, content_id, peers)
             assert sum(not channel.is_closing for channel in seed._channels._open) <= 1
+
+
+async def test_sessions_of_one_host_that_say_nothing_keep_nobody_from_a_fetch(
+    tmp_path: Path,
+) -> None:
+    async with (
+        node(tmp_path / "seed") as seed,
+        node(tmp_path / "honest") as honest,
+        trio.open_nursery() as nursery,
+    ):
+        content_id = await publish(seed, write_model(tmp_path / "model"))
+        seed._serving.sessions_max = 4
+        assert isinstance(seed._network, Libp2pNetwork)
+        attacker = await attack(nursery, seed._network, source="127.0.0.2")
+        hello = frame_of(encode_message(Hello("x", 1)))
+        for index in range(1, 9, 2):
+            await attacker.send(
+                frame(WINDOW, SYN, index), data_frame(index, opening(protocols.SWARM) + hello)
+            )
+        with trio.fail_after(5):
+            while seed._serving.sessions_count < 4:
+                await trio.sleep(0.01)
+        with trio.fail_after(10):
+            await fetch(honest, content_id, to=tmp_path / "out", peers=(await address(seed),))
+        assert same_files(tmp_path / "model", tmp_path / "out")
+        nursery.cancel_scope.cancel()
