@@ -88,7 +88,7 @@ class Files:
         reply = _FileReply(begun, send, self.counters)
         async with trio.open_nursery() as nursery:
             # Whoever closed the connection wants no more bytes fetched.
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+            nursery.start_soon(reply.cancel_when_gone, receive, nursery.cancel_scope)
             nursery.start_soon(reply.begin_late)
             await self._send_bytes(request, listing, file, start, stop, reply)
             nursery.cancel_scope.cancel()
@@ -143,6 +143,15 @@ class _FileReply:
         self._counters = counters
         self._starting = trio.Lock()
         self._begun = False
+        self._is_ending = False
+
+    async def cancel_when_gone(self, receive: Receive, scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        # Also told in the middle of our last send, which has to close the connection then, or to
+        # make it ready for the next request.
+        if not self._is_ending:
+            scope.cancel()
 
     async def begin(self) -> None:
         async with self._starting:
@@ -166,24 +175,19 @@ class _FileReply:
             sent += len(chunk)
             self._counters.bytes_sent += len(chunk)
         assert sent == length, f"the node gave {sent} bytes of {length}"
+        self._is_ending = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, request: Request, error: P2phubError) -> None:
         """Say what is wrong, where that can still be said."""
         async with self._starting:
             if not self._begun:
-                self._begun = True
+                self._begun = self._is_ending = True
                 await send_response(error_response(file_error(error)), request.method, self._send)
                 return
         self._counters.files_cut_short += 1
         log.warning("a file was cut short: %s", describe(error))
         # Returning before Content-Length is reached closes the connection.
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 def _range_of(request: Request, file: FileView) -> str | None:

@@ -56,6 +56,33 @@ async def test_head_says_all_that_clients_read_before_the_bytes_and_fetches_none
     assert not node.held
 
 
+async def test_what_follows_a_request_that_is_refused_is_not_our_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(await following(World())) as served:
+        for _ in range(20):
+            await served.send_raw(
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+            )
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("path", ["config.json", "empty.txt", "no.such", "weights/model.safetensors"])
+async def test_a_connection_is_closed_after_the_reply_where_the_client_wants_it(
+    tmp_path: Path, path: str
+) -> None:
+    world = World()
+    write_model(tmp_path)
+    await publish(MemoryNode(world), tmp_path, "tiny")
+    async with serving(await following(world)) as served, await served.connect() as stream:
+        head = f"GET /lab/tiny/resolve/main/{path} HTTP/1.1\r\nHost: localhost\r\n"
+        await stream.send_all(f"{head}Connection: close\r\n\r\n".encode())
+        with trio.fail_after(5):
+            while await stream.receive_some():
+                pass
+
+
 @pytest.mark.parametrize(
     ("header", "start", "stop"),
     [
