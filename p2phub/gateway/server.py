@@ -161,7 +161,11 @@ class _ClientStream(trio.abc.HalfCloseableStream):
                     trio.move_on_after(SEND_TIMEOUT_S) as scope,
                     view[start : start + SEND_BYTES] as part,
                 ):
-                    await self._stream.send_all(part)
+                    try:
+                        await self._stream.send_all(part)
+                    except trio.BusyResourceError:
+                        # hypercorn locks its sends, and closes without the lock.
+                        raise trio.ClosedResourceError("the connection is being closed") from None
                 if scope.cancelled_caught:
                     self.socket.close()
                     raise trio.BrokenResourceError("the client takes no bytes")
