@@ -9,7 +9,7 @@ from p2phub.cli.progress import ProgressLine
 from p2phub.cli.render import fields, note, out, out_json, plural, table
 from p2phub.control.protocol import Json
 from p2phub.display import size_text, visible
-from p2phub.errors import DigestMismatch
+from p2phub.errors import CorruptChunk, DigestMismatch
 
 
 @click.command()
@@ -122,8 +122,11 @@ def verify(run: Invocation, reference: str) -> None:
     if faults:
         for fault in faults:
             note(f"{visible(fault['path'])}: {visible(fault['reason'])}")
-        raise DigestMismatch(
-            f"{plural(len(faults), 'file')} of {reference} are not what they must be",
+        what = f"{plural(len(faults), 'file')} of {reference}"
+        if any(fault["kind"] == DigestMismatch.__name__ for fault in faults):
+            raise DigestMismatch(f"{what}: not what the release states", faults=faults)
+        raise CorruptChunk(
+            f"{what}: damaged on this disk, and fetched again from peers that hold what is lacking",
             faults=faults,
         )
     if not run.json:

@@ -286,6 +286,7 @@ class Fault:
 
     path: str
     reason: str
+    kind: str  # of error: DigestMismatch where the release states what is false, else the disk's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import trio
 from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.core.trust.versions import parse_version
 from p2phub.digest import Digest, Sha256
-from p2phub.errors import CorruptChunk, NotHeld, P2phubError
+from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld, P2phubError
 from p2phub.node.api import (
     Fault,
     FileView,
@@ -202,7 +202,7 @@ class Library:
             except NotHeld:
                 return 0, None
             except CorruptChunk as error:
-                return 0, Fault(path=file.path, reason=str(error))
+                return 0, Fault(path=file.path, reason=str(error), kind=error.kind)
             return file.size, None
         checked_bytes = 0
         whole = Sha256()
@@ -225,10 +225,12 @@ class Library:
         except NotHeld:
             return checked_bytes, None
         except P2phubError as error:
-            return checked_bytes, Fault(path=file.path, reason=str(error))
+            return checked_bytes, Fault(path=file.path, reason=str(error), kind=error.kind)
         if is_whole and whole.digest() != file.sha256:
             return checked_bytes, Fault(
-                path=file.path, reason="its SHA-256 is not what the release states"
+                path=file.path,
+                reason="its SHA-256 is not what the release states",
+                kind=DigestMismatch.__name__,
             )
         return checked_bytes, None
 

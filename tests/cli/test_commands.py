@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +13,17 @@ import pytest
 import trio
 
 from p2phub.cli.main import COMMANDS, cli, run
-from p2phub.errors import DigestMismatch, NoProvider, UnknownPetname, VersionExists, WrongPassphrase
-from p2phub.node.api import Notice
+from p2phub.errors import (
+    CorruptChunk,
+    DigestMismatch,
+    NoProvider,
+    UnknownPetname,
+    VersionExists,
+    WrongPassphrase,
+)
+from p2phub.node.api import Fault, Notice, ProgressSink, Verified
 from p2phub.proto.content_id import parse_content_id
+from p2phub.proto.names import Reference
 from tests.cli.running import Terminal
 from tests.control.serving import controlled, in_thread
 from tests.gateway.serving import PUBLISHER, following, publish, write_model
@@ -248,6 +257,23 @@ async def test_verify_names_what_is_wrong_and_fails(tmp_path: Path, capsys: Capt
         assert bad.code == DigestMismatch.exit_code and "config.json" in bad.err
         as_json = await p2phub("verify", "lab/tiny", "--json")
         assert len(as_json.json["faults"]) == 5 and as_json.code == bad.code
+
+
+async def test_verify_does_not_blame_the_publisher_for_a_damaged_disk(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    class Damaged(MemoryNode):
+        async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
+            fault = Fault(path="config.json", reason="a chunk is damaged", kind="CorruptChunk")
+            return replace(await super().verify(reference, progress), faults=(fault,))
+
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model")
+    node = Damaged(World())
+    await publish(node, tmp_path / "model", "tiny")
+    async with controlled(node, tmp_path) as home:
+        found = await Terminal(home, capsys)("verify", "lab/tiny")
+        assert found.code == CorruptChunk.exit_code and "the statement is false" not in found.err
 
 
 async def test_trust_adds_lists_and_removes(tmp_path: Path, capsys: Capture) -> None:

@@ -437,7 +437,8 @@ async def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
             file.seek(1_000_000)
             file.write(bytes([byte ^ 1]))
         verified = await b.verify(reference, ignore)
-        assert [fault.path for fault in verified.faults] == ["weights.bin"]
+        [fault] = verified.faults
+        assert (fault.path, fault.kind) == ("weights.bin", "CorruptChunk")
 
 
 @pytest.mark.parametrize("is_in_folder", [True, False])
