@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2phub.digest import git_blob_id
-from p2phub.errors import DigestMismatch, FileChanged
+from p2phub.errors import ContentError, FileChanged
 from p2phub.store.base import FileStamp, SourceFile
 from p2phub.store.folder import FolderListing, FoundFile
 
@@ -40,7 +40,7 @@ def listing_of(folder: Path, files: Sequence[NamedFile]) -> FolderListing:
 def check_names(files: Sequence[NamedFile], sources: Sequence[SourceFile]) -> None:
     """Compare what was read with what the names promise.
 
-    sources: of the same files, just read. Raises DigestMismatch (facts: path, expected, got) for
+    sources: of the same files, just read. Raises ContentError (facts: path, expected, got) for
     the first that is another, FileChanged if one was changed meanwhile.
     """
     read = {source.record.path: source for source in sources}
@@ -59,8 +59,8 @@ def check_names(files: Sequence[NamedFile], sources: Sequence[SourceFile]) -> No
                 raise _mismatch(file, file.git, got)
 
 
-def _mismatch(file: NamedFile, expected: bytes, got: bytes) -> DigestMismatch:
-    return DigestMismatch(
+def _mismatch(file: NamedFile, expected: bytes, got: bytes) -> ContentError:
+    return ContentError(
         f"{file.place} does not hold the bytes that its name promises: nothing was taken; delete it"
         " there and download it again",
         path=file.path, place=str(file.place), expected=expected.hex(), got=got.hex(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2phub.errors import DigestMismatch, UsageError
+from p2phub.errors import ContentError, UsageError
 from tests.cli.running import Terminal
 from tests.control.serving import controlled
 from tests.node.real_nodes import node, publish, same_files, write_model
@@ -44,7 +44,7 @@ async def test_a_release_goes_to_the_hubs_cache_and_comes_back_signed(
         Path(blob.resolve()).chmod(0o644)
         blob.write_text("# A mxdel\n")
         wrong = await p2phub("import", "hf", "me/x", "--from", str(hub), "--json")
-        assert (wrong.code, wrong.error["kind"]) == (DigestMismatch.exit_code, "DigestMismatch")
+        assert (wrong.code, wrong.error["kind"]) == (ContentError.exit_code, "ContentError")
 
 
 async def test_half_a_name_is_refused(tmp_path: Path, capsys: Capture) -> None:

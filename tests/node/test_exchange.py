@@ -14,8 +14,8 @@ import trio
 from p2phub.config import HostPort
 from p2phub.digest import git_blob_id, sha256
 from p2phub.errors import (
+    ContentError,
     DestinationExists,
-    DigestMismatch,
     NoSuchFile,
     NothingToPublish,
     UnpublishableFile,
@@ -219,7 +219,7 @@ async def test_a_damaged_cache_is_refused_and_nothing_is_told(tmp_path: Path, pa
     blob.write_bytes(data)
     async with node(tmp_path / "a") as a:
         announced = (await a.status()).announcements_queued
-        with pytest.raises(DigestMismatch) as caught:
+        with pytest.raises(ContentError) as caught:
             await take(a, "hf", tmp_path / "hub", "org/name")
         assert caught.value.facts["path"] == path
         assert await a.releases() == ()
@@ -296,7 +296,7 @@ async def test_a_gguf_file_goes_to_ollama_and_comes_back_as_the_same_content(
         assert [file.sha256 for file in view.files] == [sha256(data)]
         blob.chmod(0o644)
         blob.write_bytes(b"GGUF" + bytes(len(data) - 4))
-        with pytest.raises(DigestMismatch):
+        with pytest.raises(ContentError):
             await take(a, "ollama", models, "lab/tiny")
         with pytest.raises(NoSuchFile):
             await take(a, "ollama", models, "absent")
