@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -41,6 +42,16 @@ FETCH_LEASE = "fetch"  # who holds the lease of a fetch that is under way or was
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Dropped:
+    """What went with some rows."""
+
+    trees: tuple[Path, ...]
+    folders: tuple[Path, ...]  # the user's, which stay
+    tree_bytes: int  # that lay in those trees alone
+    digests: tuple[Digest, ...]  # kept under no name any more
+
+
 class Upkeep:
     """See `p2phub.node.upkeep_api.UpkeepApi`."""
 
@@ -67,13 +78,14 @@ class Upkeep:
     async def remove(self, reference: Reference) -> Removed:
         """As UpkeepApi.remove."""
         rows, digests = await trio.to_thread.run_sync(self._meant, reference)
-        trees, folders = await self._let_go(rows, digests)
+        dropped = await self._let_go(rows, digests)
         freed = await self._collect(dry_run=False, part_idle_s=0.0)
+        freed = replace(freed, freed_bytes=freed.freed_bytes + dropped.tree_bytes)
         return Removed(
             references=_references(rows, digests),
             content_ids=tuple(content_id_text(digest) for digest in digests),
-            trees=tuple(trees),
-            folders=tuple(folders),
+            trees=dropped.trees,
+            folders=dropped.folders,
             freed=freed,
         )
 
@@ -207,12 +219,10 @@ class Upkeep:
         """Whether a file counts as the store's: those in packs do, users' own do not."""
         return path is None or path.is_relative_to(self._home.store)
 
-    async def _let_go(
-        self, rows: Sequence[Release], digests: Sequence[Digest]
-    ) -> tuple[list[Path], list[Path]]:
-        """As `_drop`; what is dropped is announced no longer."""
+    async def _let_go(self, rows: Sequence[Release], digests: Sequence[Digest]) -> _Dropped:
+        """As `_drop`; what is kept no longer is announced no longer."""
         dropped = await trio.to_thread.run_sync(self._drop, rows, digests)
-        for digest in digests:
+        for digest in dropped.digests:
             self._announcing.withdraw_release(digest)
         return dropped
 
@@ -245,8 +255,14 @@ class Upkeep:
         """
         kept = self._store.releases()
         if isinstance(reference, PetnameReference | ReleaseReference):
-            digests = self._named(self._resolver.as_release(reference), kept)
-            rows = [row for row in kept if row.manifest in digests]
+            wanted = self._resolver.as_release(reference)
+            versions = self._named(wanted, kept)
+            digests = list(versions.values())
+            labels = {f"{wanted.publisher_id}/{wanted.name}@{version}" for version in versions}
+            # The same content may be kept under other names as well; where it is not kept under
+            # this one, it was fetched by its content id.
+            of_digests = [row for row in kept if row.manifest in digests]
+            rows = [row for row in of_digests if row.name in labels] or of_digests
         else:
             digest: Digest | None
             if isinstance(reference, ContentReference):
@@ -262,8 +278,10 @@ class Upkeep:
             raise NotHeld(f"{reference} is not kept here: see `p2phub ls`")
         return rows, digests
 
-    def _named(self, wanted: ReleaseReference, kept: Sequence[Release]) -> list[Digest]:
-        """Manifests of one name: as they are kept under it, and as their publisher signed them."""
+    def _named(self, wanted: ReleaseReference, kept: Sequence[Release]) -> dict[str, Digest]:
+        """Manifests of one name by version: as they are kept under it, and as their publisher
+        signed them.
+        """
         versions: dict[str, Digest] = {}
         for row in kept:
             owner, _, rest = row.name.partition("/")
@@ -289,25 +307,28 @@ class Upkeep:
                 f" {wanted.name}@{next(iter(versions))}",
                 versions=sorted(versions),
             )
-        return list(versions.values())
+        return versions
 
-    def _drop(
-        self, rows: Iterable[Release], digests: Iterable[Digest]
-    ) -> tuple[list[Path], list[Path]]:
-        """Drop the rows and the trees under the home: (trees gone, folders that stay)."""
-        trees, folders = [], []
+    def _drop(self, rows: Iterable[Release], digests: Iterable[Digest]) -> _Dropped:
+        """Drop the rows and the trees under the home."""
+        trees, folders, gone = list[Path](), list[Path](), list[Digest]()
+        freed_bytes = 0
         for row in rows:
             if row.path is not None and row.path.is_relative_to(self._home.releases):
                 # The tree first: a crash in between leaves a release without its tree, which is
                 # removed or fetched again, never a tree that nobody knows of.
-                if discard_tree(row.path, self._home.releases):
+                tree_bytes = discard_tree(row.path, self._home.releases)
+                if tree_bytes is not None:
                     trees.append(row.path)
+                    freed_bytes += tree_bytes
             elif row.path is not None:
                 folders.append(row.path)
             self._store.remove_release(row.manifest, row.name)
-        for digest in digests:
+        kept = {row.manifest for row in self._store.releases()}
+        for digest in (digest for digest in digests if digest not in kept):
             self._store.lease(digest, FETCH_LEASE, 0)
-        return trees, folders
+            gone.append(digest)
+        return _Dropped(tuple(trees), tuple(folders), freed_bytes, tuple(gone))
 
 
 def _references(rows: Sequence[Release], digests: Sequence[Digest]) -> tuple[str, ...]:

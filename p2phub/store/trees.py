@@ -164,19 +164,22 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def discard_tree(tree: Path, above: Path) -> bool:
+def discard_tree(tree: Path, above: Path) -> int | None:
     """Take away a tree that appeared whole, so that no crash leaves a part of it in its place; and
-    the folders between it and `above` that are empty then. False if there was none.
+    the folders between it and `above` that are empty then. None if there was none.
 
-    Raises StoreFailed.
+    Returns the bytes of its files that had no other name. Raises StoreFailed.
     """
     hidden = tree_under_way(tree.parent, secrets.token_hex(8))
     try:
         os.rename(tree, hidden)
     except FileNotFoundError:
-        return False
+        return None
     except OSError as error:
         raise failure(error, tree) from error
+    freed_bytes = sum(
+        _own_bytes(f"{folder}/{name}") for folder, _, names in os.walk(hidden) for name in names
+    )
     remove_tree(hidden)
     for folder in tree.parents:
         if folder == above or not folder.is_relative_to(above):
@@ -185,7 +188,15 @@ def discard_tree(tree: Path, above: Path) -> bool:
             os.rmdir(folder)
         except OSError:
             break  # something else lies in it
-    return True
+    return freed_bytes
+
+
+def _own_bytes(path: str) -> int:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return 0
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
 
 
 def remove_stale_trees(above: Path, until_s: float) -> None:

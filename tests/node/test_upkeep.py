@@ -58,9 +58,32 @@ async def test_what_the_user_published_and_placed_stays(tmp_path: Path) -> None:
         removed = await b.upkeep.remove(parse_reference(published.reference))
         assert (removed.trees, removed.folders) == ((), (tmp_path / "out",))
         assert removed.freed.forgotten_count == 2
+        # A tree of copies of them takes room of its own, which is told.
+        await fetch(b, published.reference, to=tmp_path / "out", peers=(await address(a),))
+        tree = await fetch(b, published.reference)
+        removed = await b.upkeep.remove(parse_reference(published.reference))
+        assert removed.trees == (tree.path,)
+        assert (removed.freed.freed_bytes > 3_000_000) == (tree.method == "copy")
         await a.upkeep.remove(parse_reference("lab/tiny"))
         assert same_files(model, tmp_path / "out")
         assert b._store.usage().adopted_bytes == a._store.usage().adopted_bytes == 0
+
+
+async def test_what_is_kept_under_another_name_too_stays_shared(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        published = await publish_signed(a, model, tmp_path / "a")
+        await publish_signed(a, model, tmp_path / "a", name="alias")
+        announced = a._announcing.statistics().names_count
+        removed = await a.upkeep.remove(parse_reference("lab/alias"))
+        assert removed.references == (f"{published.publisher_id}/alias@1.0",)
+        assert [row.name for row in a._store.releases()] == [f"{published.publisher_id}/tiny@1.0"]
+        assert a._announcing.statistics().names_count == announced
+        await fetch(b, published.content_id, peers=(await address(a),))
+        # All that is kept of a content id goes with the content id.
+        await publish_signed(a, model, tmp_path / "a", name="alias", version="1.1")
+        removed = await a.upkeep.remove(parse_reference(published.content_id))
+        assert len(removed.references) == 2 and a._store.releases() == []
 
 
 async def test_one_of_several_versions_must_be_named(tmp_path: Path) -> None:
