@@ -357,6 +357,7 @@ class MemoryNode(Acquaintances, NodeApi):
             held_bytes=held,
             state=self._manifests.get(manifest, "partial" if held else "known"),
             path=self._paths.get(manifest),
+            is_pinned=False,
         )
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:

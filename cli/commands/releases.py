@@ -45,9 +45,11 @@ def ls(run: Invocation) -> None:
 
 
 def state(row: Json) -> str:
-    if row["state"] == "partial" and row["data_size"]:
-        return f"{row['held_bytes'] * 100 // row['data_size']} %"
-    return str(row["state"])
+    text = str(row["state"])
+    if text == "partial" and row["data_size"]:
+        text = f"{row['held_bytes'] * 100 // row['data_size']} %"
+    # What is published is pinned from the start.
+    return f"{text}, pinned" if row["is_pinned"] and text != "published" else text
 
 
 @click.command()

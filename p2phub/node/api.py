@@ -209,6 +209,7 @@ class ReleaseSummary:
     held_bytes: int
     state: str  # "published", "changed" (published, then edited), "complete", "partial" or "known"
     path: Path | None  # where its files are, if they are materialised
+    is_pinned: bool
 
 
 ReadBytes: TypeAlias = AbstractAsyncContextManager[AsyncIterator[bytes]]

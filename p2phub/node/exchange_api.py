@@ -78,6 +78,6 @@ class ExchangeApi(Protocol):
     ) -> Imported:
         """Take files from another tool's folder, after all of them were compared with their names.
 
-        Raises NoSuchFile, DigestMismatch, and what publish_prepare raises.
+        Raises NoSuchFile, ContentError, and what publish_prepare raises.
         """
         ...

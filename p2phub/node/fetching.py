@@ -160,7 +160,7 @@ class Fetching:
                 folder = _folder(request.destination)
                 layout = self._layout(resolved, tree, files, folder)
                 plan = _Plan(resolved, tree, files, _objects(files), folder, layout)
-                reused_bytes = await self._prepare(plan, search)
+                reused_bytes = await self._prepare(plan, search, fetch.let_go)
                 fetch.on_transfer()
                 try:
                     await self._transfer(plan, search, shares, progress)
@@ -220,9 +220,9 @@ class Fetching:
 
     # ---- steps -----------------------------------------------------------------------------------
 
-    async def _prepare(self, plan: _Plan, search: Search) -> int:
+    async def _prepare(self, plan: _Plan, search: Search, let_go: list[str]) -> int:
         """Chunk lists, a place for every file, and what is here already; bytes that were found
-        here.
+        here. let_go: releases that had to make room are added.
         """
         if plan.folder is not None:
             conflicts = await trio.to_thread.run_sync(
@@ -237,7 +237,7 @@ class Fetching:
         await hold_chunk_lists(plan.files, self._documents, self._store, search, plan.resolved.text)
         if plan.folder is None:
             wanted_bytes = await trio.to_thread.run_sync(self._wanted_bytes, plan)
-            await self._upkeep.make_room(plan.tree.digest, wanted_bytes)
+            let_go += await self._upkeep.make_room(plan.tree.digest, wanted_bytes)
         await trio.to_thread.run_sync(self._check_room, plan)
         return await trio.to_thread.run_sync(self._open_parts, plan)
 

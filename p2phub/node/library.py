@@ -378,4 +378,5 @@ class Library:
             held_bytes=held.held_bytes,
             state=state,
             path=kept.path if kept else None,
+            is_pinned=kept is not None and kept.is_pinned,
         )

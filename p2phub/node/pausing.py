@@ -73,6 +73,7 @@ class PausableFetch:
         self.request = request  # its reference names the version once that is known
         self.resolved: Resolved | None = None
         self.shares: list[PeerShare] = []  # of peers, before each pause and after
+        self.let_go: list[str] = []  # releases that made room for it
         self.paused_s = 0.0
         self._pauses = pauses
         self._sink = progress
@@ -108,7 +109,13 @@ class PausableFetch:
 
     def completed(self, fetched: Fetched) -> Fetched:
         """With what came and went before the last pause."""
-        return replace(fetched, peers=_merged(self.shares), paused_seconds=self.paused_s)
+        gone = tuple(f"{name} was removed, to make room within store_max" for name in self.let_go)
+        return replace(
+            fetched,
+            peers=_merged(self.shares),
+            paused_seconds=self.paused_s,
+            warnings=fetched.warnings + gone,
+        )
 
     async def wait(self, error: StoreError) -> None:
         """Until the disk takes files again. Raises the error where that can't be or took too long.
@@ -164,7 +171,7 @@ class PausableFetch:
         await trio.to_thread.run_sync(self._look_at_disks, error)
         needed = error.facts.get("needed")
         if "room" in error.facts and isinstance(needed, int) and self.resolved is not None:
-            await self._pauses.upkeep.make_room(self.resolved.digest, needed)
+            self.let_go += await self._pauses.upkeep.make_room(self.resolved.digest, needed)
 
     def _look_at_disks(self, error: StoreError) -> None:
         destination = self.request.destination

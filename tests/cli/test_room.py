@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from p2phub.cli.commands.releases import state
 from p2phub.errors import CorruptChunk, NotHeld
 from tests.cli.running import Terminal
 from tests.control.serving import controlled
@@ -21,8 +22,13 @@ async def test_a_release_is_unpinned_and_removed(tmp_path: Path, capsys: Capture
         p2phub = Terminal(home, capsys)
         name = f"{published.publisher_id}/tiny@1.0"
         assert (await p2phub("unpin", "lab/tiny")).out == f"{name} is no longer pinned\n"
+        [row] = (await p2phub("ls", "--json")).json
+        assert row["is_pinned"] is False
         pinned = await p2phub("pin", published.content_id, "--json")
         assert (pinned.code, pinned.json["pinned"]) == (0, True)
+        [row] = (await p2phub("ls", "--json")).json
+        assert row["is_pinned"] is True
+        assert state(row) == "published" and state(row | {"state": "complete"}) == "complete, pinned"
         kept = await p2phub("gc", "--dry-run", "--json")
         assert (kept.json["file_count"], kept.json["dry_run"]) == (0, True)
         removed = await p2phub("rm", "lab/tiny@1.0")

@@ -172,6 +172,7 @@ async def test_the_oldest_unpinned_release_makes_room(tmp_path: Path) -> None:
         await b.upkeep.pin(parse_reference(ids[1]), True)
         fetched = await fetch(b, ids[2], peers=peers)
         assert not oldest.path.exists()
+        assert fetched.warnings == (f"{ids[0]} was removed, to make room within store_max",)
         assert pinned.path.exists()
         assert {row.content_id for row in await b.releases()} == {ids[1], ids[2]}
         usage = b._store.usage()
