@@ -99,7 +99,7 @@ CONNECTIONS_MAX = 320  # live connections; about 100 KiB each
 # Strangers' share of them: dialling out stays possible however many come in.
 CONNECTIONS_INBOUND_MAX = 240
 CONNECTIONS_PER_PEER_MAX = 2  # two, as both ends may dial at the same moment
-# Per remote IP, or /64 of IPv6, this machine's own excepted: an office behind one address still fits.
+# Per remote IP or /64 of IPv6, this machine's own excepted: an office behind one address fits.
 CONNECTIONS_PER_HOST_MAX = 64
 HANDSHAKES_PENDING_MAX = 64  # inbound, not yet authenticated
 # Of them per remote IP or /64, so that one host cannot take all; this machine's own excepted.

@@ -131,8 +131,8 @@ def network_of(host: str) -> str:
 
 
 def gives_way(hosts: Iterable[str], newcomer: str) -> str | None:
-    """Of those who hold all places there are, the network with most of them, if it is to give one to
-    a host that came later; None where that would have as many then.
+    """Of those who hold all places there are, the network with most of them, if it is to give one
+    to a host that came later; None where that would have as many then.
     """
     held = Counter(map(network_of, hosts))
     for network, count in held.most_common(1):

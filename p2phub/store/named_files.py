@@ -51,9 +51,7 @@ def check_names(files: Sequence[NamedFile], sources: Sequence[SourceFile]) -> No
         if file.git and not file.sha256:
             data = file.place.read_bytes()
             if FileStamp.of(file.place.lstat()) != source.stamp:
-                raise FileChanged(
-                    f"{file.place} changed while it was read", path=str(file.place)
-                )
+                raise FileChanged(f"{file.place} changed while it was read", path=str(file.place))
             got = git_blob_id(data)
             if got != file.git:
                 raise _mismatch(file, file.git, got)

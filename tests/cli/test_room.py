@@ -28,7 +28,9 @@ async def test_a_release_is_unpinned_and_removed(tmp_path: Path, capsys: Capture
         assert (pinned.code, pinned.json["pinned"]) == (0, True)
         [row] = (await p2phub("ls", "--json")).json
         assert row["is_pinned"] is True
-        assert state(row) == "published" and state(row | {"state": "complete"}) == "complete, pinned"
+        assert (
+            state(row) == "published" and state(row | {"state": "complete"}) == "complete, pinned"
+        )
         kept = await p2phub("gc", "--dry-run", "--json")
         assert (kept.json["file_count"], kept.json["dry_run"]) == (0, True)
         removed = await p2phub("rm", "lab/tiny@1.0")

@@ -68,7 +68,9 @@ async def test_what_follows_a_request_that_is_refused_is_not_our_failure(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.mark.parametrize("path", ["config.json", "empty.txt", "no.such", "weights/model.safetensors"])
+@pytest.mark.parametrize(
+    "path", ["config.json", "empty.txt", "no.such", "weights/model.safetensors"]
+)
 async def test_a_connection_is_closed_after_the_reply_where_the_client_wants_it(
     tmp_path: Path, path: str
 ) -> None:
