@@ -47,14 +47,11 @@ class Acquaintances:
         self._connected[peer_id] = PeerView(
             peer_id=peer_id,
             addresses=(head,),
-            agent="p2phub/memory",
             direction="out",
             received_bytes=0,
             sent_bytes=0,
             down_bytes_per_s=0.0,
-            up_bytes_per_s=0.0,
-            lanes=0,
-            swarms=0,
+            downloads=0,
         )
         return self._connected[peer_id]
 

@@ -31,12 +31,11 @@ def peers(run: Invocation) -> None:
                     row["direction"],
                     size_text(row["received_bytes"]),
                     size_text(row["sent_bytes"]),
-                    row["lanes"],
-                    row["agent"],
+                    row["downloads"],
                 )
                 for row in rows
             ],
-            ("peer", "address", "dir", "received", "sent", "lanes", "agent"),
+            ("peer", "address", "dir", "received", "sent", "downloads"),
             right=(3, 4, 5),
         )
     )

@@ -233,14 +233,11 @@ class PeerView:
 
     peer_id: str
     addresses: tuple[str, ...]
-    agent: str  # a stranger's words: escape before showing
     direction: str  # "in" or "out"
     received_bytes: int
     sent_bytes: int
     down_bytes_per_s: float
-    up_bytes_per_s: float
-    lanes: int
-    swarms: int  # manifests shared with it
+    downloads: int  # from it, running now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

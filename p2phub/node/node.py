@@ -463,14 +463,11 @@ class Node:
         return PeerView(
             peer_id=str(peer),
             addresses=known.addresses if known else (),
-            agent="",
             direction="out" if is_outbound else "in",
             received_bytes=self._received_from.get(peer, 0) + running,
             sent_bytes=self._serving.sent_to.get(peer, 0),
             down_bytes_per_s=sum(f.rate_bytes_per_s for f in rates),
-            up_bytes_per_s=0.0,
-            lanes=len(rates),
-            swarms=len(rates),
+            downloads=len(rates),
         )
 
     async def _keep_bootstrap(self) -> None:
