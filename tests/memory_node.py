@@ -369,11 +369,7 @@ class MemoryNode(Acquaintances, NodeApi):
             raise NotHeld(f"nothing of {reference} is held here")
         progress(Progress("verify", held, held))
         faults = [
-            Fault(
-                path=view.path,
-                reason="its SHA-256 is not what the manifest states",
-                kind="DigestMismatch",
-            )
+            Fault(path=view.path, reason="its SHA-256 is false", kind="DigestMismatch")
             for view in views
             if sha256(self._bytes(release, view.path)) != view.sha256 or manifest in self.world.lies
         ]

@@ -333,7 +333,12 @@ class Library:
         sizes = self._held_sizes(tree.files, among)
         held_bytes, is_complete = sum(size for size, _ in sizes), all(whole for _, whole in sizes)
         if (manifest := tree.manifest) is None:
-            return _Held(held_bytes=held_bytes, is_complete=is_complete)
+            return _Held(
+                file_count=len(tree.files),
+                data_size=tree.data_size,
+                held_bytes=held_bytes,
+                is_complete=is_complete,
+            )
         return _Held(
             kind="dataset" if manifest.kind == "dataset" else "model",
             license=manifest.license,

@@ -152,7 +152,7 @@ class Making:
             return
         self._has_room = True
         above = self.tree.folder.parent
-        device = os.fstat(self.tree.root).st_dev
+        device = self.holdings.files.status(self.tree.root, above).st_dev
         wanted_bytes = 0
         for file in files:
             object = self.holdings.named(file.object) if file.has_record else None

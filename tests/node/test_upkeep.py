@@ -136,6 +136,8 @@ async def test_a_file_fetched_by_its_own_name_is_kept_and_removed_like_a_release
         view = await a.show(parse_reference(await publish(a, model)))
         name = next(file.object for file in view.files if file.path == "weights.bin")
         fetched = await fetch(b, content_id_text(name), peers=(await address(a),))
+        [row] = await b.releases()
+        assert (row.file_count, row.data_size) == (1, fetched.data_size)
         assert (await b.upkeep.collect(False)).file_count == 0
         assert fetched.path.read_bytes() == (model / "weights.bin").read_bytes()
         removed = await b.upkeep.remove(parse_reference(content_id_text(name)))
