@@ -25,7 +25,7 @@ from p2phub.proto.manifest import FileRecord
 from p2phub.proto.messages import Run
 from p2phub.proto.names import PetnameReference, Reference, ReleaseReference
 from p2phub.store.base import Links, Placement, SourceFile, Store
-from p2phub.store.folder import FolderListing, list_folder
+from p2phub.store.folder import FolderListing
 from p2phub.store.hub_cache import Snapshot, commit_of_revision, list_snapshot, write_snapshot
 from p2phub.store.named_files import NamedFile, check_names, listing_of
 from p2phub.store.ollama import list_model, write_model
@@ -69,7 +69,7 @@ class Exchange:
 
         def list_files() -> FolderListing:
             if request.tool == "folder":
-                return list_folder(request.folder)
+                return self._publishing.listed(request.folder)
             folder, found = _named_files(request)
             named[:] = found
             return listing_of(folder, found)

@@ -212,7 +212,7 @@ class Node:
         )
         self._reading = Reading(self._sources, store, self._documents, rng)
         self._publishing = Publishing(
-            network, store, self._publishers, self._petnames, self._announcing
+            network, store, self._publishers, self._petnames, self._announcing, home
         )
         self._library = Library(
             store, self._documents, self._resolver, self._publishers, self._petnames

@@ -7,6 +7,7 @@ under its name, served and announced.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import Prepared, Progress, ProgressSink, Published, ReleaseTerms
 from p2phub.node.publishers import Publishers
 from p2phub.node.tasks import open_tasks
+from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import ReleaseReference, parse_publisher_id
 from p2phub.store.base import Method, Placement, Release, SourceFile, Store
@@ -47,7 +49,9 @@ class Publishing:
         publishers: Publishers,
         petnames: Petnames,
         announcing: Announcing,
+        home: Home,
     ) -> None:
+        self._home = home
         self._network = network
         self._store = store
         self._publishers = publishers
@@ -58,7 +62,20 @@ class Publishing:
         """As NodeApi.publish_prepare."""
         if not folder.is_absolute():
             raise UsageError("a folder to publish is named by its absolute path", path=str(folder))
-        return await self.take(lambda: list_folder(folder), lambda sources: None, terms, progress)
+        return await self.take(lambda: self.listed(folder), lambda sources: None, terms, progress)
+
+    def listed(self, folder: Path) -> FolderListing:
+        """What a folder holds. Raises UsageError where that would be this node's own keys."""
+        chosen, home, keys = (
+            Path(os.path.realpath(path)) for path in (folder, self._home.root, self._home.keys)
+        )
+        if home.is_relative_to(chosen) or chosen.is_relative_to(keys):
+            raise UsageError(
+                f"{folder} holds this node's own keys, of the home {self._home.root}: nothing was"
+                " published; choose a folder that has the release and nothing else",
+                path=str(folder),
+            )
+        return list_folder(folder)
 
     async def take(
         self,

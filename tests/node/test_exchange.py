@@ -78,6 +78,18 @@ async def run(cache: Path, *command: str, endpoint: str = "") -> str:
 # ---- plain folders
 
 
+@pytest.mark.parametrize("within", [".", "a", "a/keys", "a/keys/mine", "link"])
+async def test_a_nodes_own_keys_are_never_published(tmp_path: Path, within: str) -> None:
+    async with node(tmp_path / "a") as a:
+        (tmp_path / "a/keys/mine").mkdir(parents=True)
+        (tmp_path / "a/keys/mine/root.pem").write_text("secret")
+        (tmp_path / "link").symlink_to("a/keys")
+        with pytest.raises(UsageError, match="own keys"):
+            await publish(a, tmp_path / within)
+        with pytest.raises(UsageError, match="own keys"):
+            await take(a, "folder", tmp_path / within)
+
+
 async def test_a_release_is_exported_as_plain_files(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
