@@ -41,7 +41,7 @@ from p2phub.node.resolving import Resolved, Resolver
 from p2phub.node.search import Search
 from p2phub.node.tasks import open_tasks
 from p2phub.node.trees import Tree, hold_chunk_lists, load_tree, page_lengths, record_of
-from p2phub.node.upkeep import FETCH_LEASE, Upkeep
+from p2phub.node.upkeep import FETCH_LEASE, Upkeep, former_row, keep
 from p2phub.node.watching import Watches
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
@@ -158,7 +158,7 @@ class Fetching:
                 )
                 files = tree.selected(request.include, request.exclude)
                 folder = _folder(request.destination)
-                layout = self._layout(resolved, tree, files, folder)
+                layout = await self._layout(resolved, tree, files, folder)
                 plan = _Plan(resolved, tree, files, _objects(files), folder, layout)
                 reused_bytes = await self._prepare(plan, search, fetch.let_go)
                 fetch.on_transfer()
@@ -343,13 +343,21 @@ class Fetching:
                     await trio.to_thread.run_sync(self._store.checkpoint)
         return await trio.to_thread.run_sync(plan.layout.place)
 
-    def _layout(
+    async def _layout(
         self, resolved: Resolved, tree: Tree, files: Sequence[FileRecord], folder: Path | None
     ) -> Layout:
         # A tree of some files is not the release's tree: it grows with each fetch instead.
         is_tree = folder is None and len(files) == len(tree.files)
-        destination = folder or self._home.release_tree(_tree_name(resolved))
+        destination = folder or await trio.to_thread.run_sync(self._tree_place, resolved)
         return self._store.lay_out(files, destination, is_tree=is_tree)
+
+    def _tree_place(self, resolved: Resolved) -> Path:
+        """Where it lies already: a publisher may have got another name here since then."""
+        former = former_row(self._store, resolved.digest, _label(resolved))
+        place = former.path if former is not None else None
+        if place is None or not place.is_relative_to(self._home.releases):
+            return self._home.release_tree(_tree_name(resolved))
+        return place
 
     async def _finish(self, plan: _Plan, file: FileRecord) -> None:
         place = None if plan.folder is None else Place(plan.folder, file.path)
@@ -379,18 +387,14 @@ class Fetching:
 
     async def _keep(self, plan: _Plan, placement: Placement) -> None:
         """The release is held from now on, and told of."""
-        statement = plan.resolved.statement
-        label = (
-            f"{statement.publisher_id}/{statement.name}@{statement.version}" if statement else ""
-        )
         release = Release(
             plan.tree.digest,
-            label,
+            _label(plan.resolved),
             path=placement.path,
             method=placement.summary(),
             added_s=time.time(),
         )
-        await trio.to_thread.run_sync(self._store.add_release, release)
+        await trio.to_thread.run_sync(keep, self._store, release, self._home.releases)
         if plan.tree.manifest is None:
             return
         await self._announcing.announce_release(plan.tree.digest, plan.tree.files, is_fetched=True)
@@ -434,6 +438,14 @@ def _shares(transfer: Transfer) -> list[PeerShare]:
         for s in transfer.shares.values()
         if s.received_bytes or s.fault
     ]
+
+
+def _label(resolved: Resolved) -> str:
+    """The name that a release is kept under; "" where it was asked for by its content id."""
+    statement = resolved.statement
+    if statement is None:
+        return ""
+    return f"{statement.publisher_id}/{statement.name}@{statement.version}"
 
 
 def _tree_name(resolved: Resolved) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import Prepared, Progress, ProgressSink, Published, ReleaseTerms
 from p2phub.node.publishers import Publishers
 from p2phub.node.tasks import open_tasks
+from p2phub.node.upkeep import keep
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import ReleaseReference, parse_publisher_id
@@ -140,7 +141,7 @@ class Publishing:
     async def keep(self, manifest: Digest) -> int:
         """Keep and announce what was prepared under its content id alone; names announced."""
         release = Release(manifest, origin="published", added_s=time.time(), is_pinned=True)
-        await trio.to_thread.run_sync(self._store.add_release, release)
+        await trio.to_thread.run_sync(keep, self._store, release, self._home.releases)
         await trio.to_thread.run_sync(self._store.lease, manifest, "publish", 0)
         return await self._announcing.announce_release(manifest)
 
@@ -164,7 +165,7 @@ class Publishing:
             known = (petname,)
         label = f"{publisher_id}/{statement.name}@{statement.version}"
         release = Release(manifest, label, origin="published", added_s=time.time(), is_pinned=True)
-        await trio.to_thread.run_sync(self._store.add_release, release)
+        await trio.to_thread.run_sync(keep, self._store, release, self._home.releases)
         await trio.to_thread.run_sync(self._store.lease, manifest, "publish", 0)
         announced = await self._announcing.announce_release(manifest)
         announced += self._announcing.add(KeyKind.PUBLISHER, parse_publisher_id(publisher_id))

@@ -331,6 +331,26 @@ class Upkeep:
         return _Dropped(tuple(trees), tuple(folders), freed_bytes, tuple(gone))
 
 
+def former_row(store: Store, manifest: Digest, name: str) -> Release | None:
+    """What is kept of a manifest under this very name already."""
+    return next((r for r in store.releases() if (r.manifest, r.name) == (manifest, name)), None)
+
+
+def keep(store: Store, release: Release, trees: Path) -> None:
+    """Keep a release. What a row of the same name said stays true: that it is published, that it is
+    pinned, and which of `trees`, the folder under the home, has to go with it.
+    """
+    former = former_row(store, release.manifest, release.name)
+    if former is not None:
+        is_pinned = former.is_pinned or release.is_pinned
+        origin = "published" if "published" in (former.origin, release.origin) else release.origin
+        release = replace(release, origin=origin, is_pinned=is_pinned)
+        has_tree = former.path is not None and former.path.is_relative_to(trees)
+        if has_tree and (release.path is None or not release.path.is_relative_to(trees)):
+            release = replace(release, path=former.path, method=former.method)
+    store.add_release(release)
+
+
 def _references(rows: Sequence[Release], digests: Sequence[Digest]) -> tuple[str, ...]:
     names = [row.name or content_id_text(row.manifest) for row in rows]
     return tuple(dict.fromkeys(names or [content_id_text(digest) for digest in digests]))

@@ -14,7 +14,7 @@ from p2phub.net.memory import MemoryHub
 from p2phub.node.node import Node
 from p2phub.paths import Home
 from p2phub.proto.content_id import content_id_text
-from p2phub.proto.names import parse_reference
+from p2phub.proto.names import PublisherReference, parse_reference
 from p2phub.store.base import Scrubbed
 from p2phub.store.memory import MemoryStore
 from tests.node.real_nodes import (
@@ -67,6 +67,36 @@ async def test_what_the_user_published_and_placed_stays(tmp_path: Path) -> None:
         await a.upkeep.remove(parse_reference("lab/tiny"))
         assert same_files(model, tmp_path / "out")
         assert b._store.usage().adopted_bytes == a._store.usage().adopted_bytes == 0
+
+
+async def test_a_tree_goes_with_its_release_wherever_else_that_was_fetched_to(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, node(tmp_path / "b") as b:
+        published = await publish_signed(a, model, tmp_path / "a")
+        tree = await fetch(b, published.reference, peers=(await address(a),))
+        await b.upkeep.pin(parse_reference(published.content_id), True)
+        await fetch(b, published.reference, to=tmp_path / "out")
+        # A name that its publisher gets here afterwards makes no second tree.
+        await b.trust_add(PublisherReference(published.publisher_id), "lab")
+        assert (await fetch(b, "lab/tiny")).path == tree.path
+        assert [row.is_pinned for row in await b.releases()] == [True]
+        removed = await b.upkeep.remove(parse_reference("lab/tiny"))
+        assert removed.trees == (tree.path,)
+        assert list((tmp_path / "b" / "releases").iterdir()) == []
+        assert same_files(model, tmp_path / "out")
+
+
+async def test_what_is_published_stays_so_when_it_is_fetched_here(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a:
+        published = await publish_signed(a, model, tmp_path / "a")
+        tree = await fetch(a, "lab/tiny")
+        [row] = a._store.releases()
+        assert (row.origin, row.is_pinned, row.path) == ("published", True, tree.path)
+        assert (await a.upkeep.remove(parse_reference("lab/tiny"))).trees == (tree.path,)
+        assert published.petname == "lab"
 
 
 async def test_what_is_kept_under_another_name_too_stays_shared(tmp_path: Path) -> None:
