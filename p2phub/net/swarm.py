@@ -51,6 +51,7 @@ HANDSHAKE_TIMEOUT_S = 8.0  # inbound: three round trips and a slow processor
 NEGOTIATE_TIMEOUT_S = 10.0  # the first line on a stream
 SILENCE_S = 4.0  # after a question, without a single byte: the peer is not there any more
 CLOSE_LINGER_S = 10.0  # after our last byte on a stream, for the peer's end of it
+FRESH_S = 5.0  # a few round trips until the first stream
 IDLE_S = 300.0  # without any stream: beyond it a connection makes room for others
 _SWEEP_S = 60.0
 _ACCEPT_PAUSE_S = 0.1  # out of file descriptors: others must end before we can go on
@@ -438,12 +439,17 @@ class Swarm:
                 del self._by_network[network]
 
     def _make_room(self, *, is_inbound_only: bool) -> bool:
-        """Close the connection that was idle longest; False if none is idle."""
+        """Close the connection that was idle longest; False if none is idle.
+
+        is_inbound_only: for one that comes in, which shall not push out who came just before it.
+        """
+        until_s = trio.current_time() - (FRESH_S if is_inbound_only else 0.0)
         idle = [
             connection
             for connection in self.connections()
             if not connection.yamux.streams_count
             and not (is_inbound_only and connection.is_outbound)
+            and connection.used_s <= until_s
         ]
         if not idle:
             return False

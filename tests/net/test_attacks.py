@@ -202,6 +202,21 @@ async def test_connections_of_one_host_whose_streams_say_nothing_keep_nobody_out
     assert len(victim.peers()) == 6
 
 
+async def test_who_has_just_come_is_not_pushed_out_by_the_next(nursery: trio.Nursery) -> None:
+    victim, honest = await nodes(nursery, 2)
+    victim._swarm.inbound_max = 3
+    for number in range(2):
+        attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
+        await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
+    await honest.connect(address_of(victim))
+    while honest._swarm.connections()[0].yamux.streams_count:
+        await trio.sleep(0.01)
+    assert await is_closed(await attack(nursery, victim, 9002, source="127.0.0.2"))
+    [connection] = honest._swarm.connections()
+    assert await ask_echo(honest, victim) == b"are you there"
+    assert honest._swarm.connections() == [connection]
+
+
 async def test_who_has_as_many_connections_as_others_displaces_none(nursery: trio.Nursery) -> None:
     [victim] = await nodes(nursery, 1)
     victim._swarm.inbound_max = 4
