@@ -165,12 +165,14 @@ class Making:
             is_linked = source == device and self.names.are_for(object)
             if (source, device) in self.without_reflink and not is_linked:
                 wanted_bytes += file.size
-        needed = wanted_bytes + min(wanted_bytes, HEADROOM_BYTES)
+        spared_bytes = min(wanted_bytes, HEADROOM_BYTES)
+        needed = wanted_bytes + spared_bytes
         free = self.holdings.files.free_bytes(above)
         if free < needed:
             raise StoreFull(
                 f"{size_text(wanted_bytes)} are to be copied to {above}, which shares no blocks"
-                f" with where they lie, and {size_text(free)} are free there",
+                f" with where they lie, and {size_text(free)} are free there, of which"
+                f" {size_text(spared_bytes)} are left alone",
                 path=str(above), needed=needed, free=free,
             )  # fmt: skip
 
