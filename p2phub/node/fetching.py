@@ -348,8 +348,9 @@ class Fetching:
     ) -> Layout:
         # A tree of some files is not the release's tree: it grows with each fetch instead.
         is_tree = folder is None and len(files) == len(tree.files)
-        destination = folder or await trio.to_thread.run_sync(self._tree_place, resolved)
-        return self._store.lay_out(files, destination, is_tree=is_tree)
+        if folder is None:
+            folder = await trio.to_thread.run_sync(self._tree_place, resolved)
+        return self._store.lay_out(files, folder, is_tree=is_tree)
 
     def _tree_place(self, resolved: Resolved) -> Path:
         """Where it lies already: a publisher may have got another name here since then."""

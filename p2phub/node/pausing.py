@@ -193,9 +193,10 @@ class PausableFetch:
         return None if folder is None else folder / PART_FOLDER
 
     def _given_up(self, error: StoreError) -> StoreError:
-        minutes = self.request.room_wait_s / 60
+        waited_s = self.request.room_wait_s
+        waited = f"{waited_s:.0f} s" if waited_s < 60 else f"{waited_s / 60:.0f} min"
         return type(error)(
-            f"{error}. Waited {minutes:.0f} min for it", **error.facts, waited_s=self.paused_s
+            f"{error}. Waited {waited} for it", **error.facts, waited_s=self.paused_s
         )
 
 
