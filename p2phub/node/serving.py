@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from math import inf
 
 import trio
@@ -78,6 +79,7 @@ SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
 SESSIONS_MAX = 512  # over all peers
 PEERS_COUNTED_MAX = 4096  # with what went to them; who was idle longest is forgotten
 OUTBOX_MAX = 1024  # messages that wait for one session; whoever reads none of them is let go
+INTRODUCE_PAUSE_S = 0.1  # in which who joins is gathered, so that a crowd is told of in one message
 IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
 
 
@@ -219,6 +221,8 @@ class _ServedSession:
         self._scope = trio.CancelScope()
         self._watch = PageWatch(serving._watches, self._outbox_send.send, downloader=session.peer)
         self.manifests: set[Digest] = set()
+        self._joined: dict[Digest, deque[PeerId]] = {}  # since the last introduction, by swarm
+        self._has_joined = trio.Event()
 
     @property
     def peer(self) -> PeerId:
@@ -241,6 +245,7 @@ class _ServedSession:
                 async with open_tasks() as nursery:
                     nursery.start_soon(self._send)
                     nursery.start_soon(self._watch.run)
+                    nursery.start_soon(self._introduce_gathered)
                     await self._receive(nursery)
                     nursery.cancel_scope.cancel()
         finally:
@@ -375,9 +380,19 @@ class _ServedSession:
         self._serving._seeding.on_join(self._key, manifest)
         self._introduce(manifest, [session.peer for session in others])
         for session in others:
-            session._introduce(manifest, [self.peer])
+            newcomers = deque[PeerId](maxlen=PEERS_PER_EXCHANGE_MAX)
+            session._joined.setdefault(manifest, newcomers).append(self.peer)
+            session._has_joined.set()
 
-    def _introduce(self, manifest: Digest, peers: Sequence[PeerId]) -> None:
+    async def _introduce_gathered(self) -> None:
+        while True:
+            await self._has_joined.wait()
+            await trio.sleep(INTRODUCE_PAUSE_S)
+            joined, self._joined, self._has_joined = self._joined, {}, trio.Event()
+            for manifest, peers in joined.items():
+                self._introduce(manifest, peers)
+
+    def _introduce(self, manifest: Digest, peers: Iterable[PeerId]) -> None:
         """Tell the other end of further members of a swarm, as far as they can be dialled."""
         known = map(self._serving._network.known_address, peers)
         rows = tuple((str(a.peer), a.addresses) for a in known if a is not None and a.addresses)

@@ -1,21 +1,25 @@
 """More peers than channels: who has a slot gets a channel, that of somebody who does not use it.
-More sessions than places: who has most gives way.
+More sessions than places: who has most gives way. Who joins is told of the others.
 """
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import trio
 
 from p2phub.net.libp2p import Libp2pNetwork
+from p2phub.net.memory import MemoryHub
 from p2phub.node import sources
 from p2phub.node.node import Node
 from p2phub.proto import protocols
+from p2phub.proto.content_id import parse_content_id
 from p2phub.proto.frames import frame as frame_of
-from p2phub.proto.messages import Hello, encode_message
+from p2phub.proto.messages import Hello, Join, Peers, encode_message
 from p2phub.proto.names import parse_reference
 from tests.net.nodes import SYN, WINDOW, attack, data_frame, frame, opening
+from tests.node.hostile_peers import node_of, peer_of, receive_until, session_with
 from tests.node.real_nodes import address, fetch, node, publish, same_files, write_model
 
 
@@ -67,3 +71,20 @@ async def test_sessions_of_one_host_that_say_nothing_keep_nobody_from_a_fetch(
             await fetch(honest, content_id, to=tmp_path / "out", peers=(await address(seed),))
         assert same_files(tmp_path / "model", tmp_path / "out")
         nursery.cancel_scope.cancel()
+
+
+async def test_a_crowd_that_joins_at_once_is_introduced_in_one_message(tmp_path: Path) -> None:
+    hub = MemoryHub()
+    async with node_of(hub, "seed", tmp_path / "seed") as seed, AsyncExitStack() as stack:
+        manifest = parse_content_id(await publish(seed, write_model(tmp_path / "model")))
+        crowd = [
+            await stack.enter_async_context(peer_of(hub, f"peer {number}", chunks=None))
+            for number in range(6)
+        ]
+        first, *others = [await session_with(peer, seed) for peer in crowd]
+        await first.send(Join(manifest))
+        for session in others:
+            await session.send(Join(manifest))
+        with trio.fail_after(5):
+            told = await receive_until(first, Peers)
+        assert {peer for peer, _ in told.peers} == {str(peer.peer_id) for peer in crowd[1:]}
