@@ -41,9 +41,13 @@ def decode(data: bytes | bytearray | memoryview, *, size_max: int) -> Value:
         raise TooLarge(f"a document of {len(data)} bytes exceeds {size_max} bytes", size=len(data))
     data = bytes(data)
     try:
-        _check_shape(data)
+        map_count = _check_shape(data)
         value: Any = msgpack.unpackb(data, raw=False, use_list=True, strict_map_key=True)
-        canonical = encode(value)
+        if map_count == 1 and type(value) is dict:
+            # As nearly every document: below its keys is nothing that could be out of order.
+            canonical = msgpack.packb({key: value[key] for key in _keys(value)}, use_bin_type=True)
+        else:
+            canonical = encode(value)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise MalformedDocument(f"not canonical msgpack: {error}") from None
     if canonical != data:
@@ -51,57 +55,73 @@ def decode(data: bytes | bytearray | memoryview, *, size_max: int) -> Value:
     return value  # type: ignore[no-any-return]
 
 
-# Bytes of a value by its first byte, where that is all there is to know.
-_FIXED_BYTES = {0xC2: 1, 0xC3: 1} | {0xCC + i: 1 + (1 << i) for i in range(4)}
-_FIXED_BYTES |= {0xD0 + i: 1 + (1 << i) for i in range(4)}
+def _fixed_bytes(first: int) -> int:
+    """Bytes of a value by its first byte, where that is all there is to know; 0: look closer."""
+    if first < 0x80 or first >= 0xE0 or first in (0xC2, 0xC3):
+        return 1
+    if 0xA0 <= first < 0xC0:
+        return 1 + (first & 0x1F)
+    return 1 + (1 << (first & 3)) if 0xCC <= first < 0xCF or 0xD0 <= first < 0xD4 else 0
+
+
+_FIXED_BYTES = [_fixed_bytes(first) for first in range(256)]
 # Bytes of the count that follows the first byte: byte strings and texts, then lists and maps.
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 
 
-def _check_shape(data: bytes) -> None:
-    """Walk the values without making any.
+def _check_shape(data: bytes) -> int:
+    """Walk the values without making any; how many of them are maps.
 
-    Raises ValueError if they nest deeper, or are more, than a document's can be.
+    Raises ValueError if they nest deeper, or are more, than a document's can be, or are of a type
+    outside the profile.
 
     msgpack reserves room for what every list claims to hold, on every level: 3 KiB could take 64
     MiB.
     """
-    position, budget = 0, DOCUMENT_VALUES_MAX
-    left = [1]  # values still to come, per open list or map
-    while left:
-        if left[-1] == 0:
-            left.pop()
-            continue
-        left[-1] -= 1
-        if position >= len(data):
-            raise ValueError("it ends in the middle")
-        first = data[position]
-        position += 1
-        if first < 0x80 or first >= 0xE0:
-            continue
-        if 0xA0 <= first < 0xC0:
-            position += first & 0x1F
-        elif first < 0xA0:
-            count = (first & 0x0F) * (2 if first < 0x90 else 1)
-            left.append(count)
-            budget -= count
-        elif first in _FIXED_BYTES:
-            position += _FIXED_BYTES[first] - 1
-        elif first in _SIZED:
-            width = _SIZED[first]
-            position += width + int.from_bytes(data[position : position + width], "big")
-        elif first in _COUNTED:
-            width = _COUNTED[first]
-            count = int.from_bytes(data[position : position + width], "big")
-            count *= 1 if first < 0xDE else 2
-            position += width
-            left.append(count)
-            budget -= count
-        else:
-            raise ValueError("it holds a value of a type outside the profile")
-        if budget < 0 or len(left) > DOCUMENT_DEPTH_MAX + 1:
-            raise ValueError("it nests deeper or holds more values than any document")
+    position, budget, map_count = 0, DOCUMENT_VALUES_MAX, 0
+    left = 1  # values still to come in the list or map at hand
+    above: list[int] = []  # the same of those that it lies in
+    try:
+        while True:
+            while not left:
+                if not above:
+                    return map_count
+                left = above.pop()
+            left -= 1
+            first = data[position]
+            if size := _FIXED_BYTES[first]:
+                position += size
+            elif first in _SIZED:
+                width = _SIZED[first]
+                if width == 1:
+                    position += 2 + data[position + 1]
+                else:
+                    position += 1 + width + _number(data, position + 1, width)
+            elif first == 0xCF:
+                if data[position + 1] >= 0x80:
+                    raise ValueError("integer beyond 64 bits")
+                position += 9
+            else:
+                if first < 0xA0:
+                    count, position = first & 0x0F, position + 1
+                elif first in _COUNTED:
+                    count = _number(data, position + 1, _COUNTED[first])
+                    position += 1 + _COUNTED[first]
+                else:
+                    raise ValueError("it holds a value of a type outside the profile")
+                if first < 0x90 or first >= 0xDE:
+                    map_count, count = map_count + 1, 2 * count
+                above.append(left)
+                left, budget = count, budget - count
+                if budget < 0 or len(above) > DOCUMENT_DEPTH_MAX:
+                    raise ValueError("it nests deeper or holds more values than any document")
+    except IndexError:
+        raise ValueError("it ends in the middle") from None
+
+
+def _number(data: bytes, start: int, width: int) -> int:
+    return int.from_bytes(data[start : start + width], "big")
 
 
 def _ordered(value: Any, depth: int) -> Value:
@@ -124,8 +144,12 @@ def _ordered(value: Any, depth: int) -> Value:
     if kind is list:
         return [_ordered(item, depth - 1) for item in value]
     if kind is dict:
-        if any(type(key) is not str for key in value):
-            raise TypeError("map key is not a string")
-        keys = sorted(value, key=lambda key: key.encode("utf-8"))
-        return {key: _ordered(value[key], depth - 1) for key in keys}
+        return {key: _ordered(value[key], depth - 1) for key in _keys(value)}
     raise TypeError(f"{kind.__name__} is outside the profile")
+
+
+def _keys(value: dict[Any, Any]) -> list[str]:
+    """The keys of a map, in order."""
+    if any(type(key) is not str for key in value):
+        raise TypeError("map key is not a string")
+    return sorted(value, key=lambda key: key.encode("utf-8"))

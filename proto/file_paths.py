@@ -22,8 +22,12 @@ _RESERVED = frozenset(
     {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
     | {f"{device}{digit}" for device in ("COM", "LPT") for digit in "0123456789¹²³"}
 )
-# Components that mean the same on every system: most of them.
-_PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?", re.ASCII)
+# Components that mean the same on every system and are no device, and paths of such: most of them.
+_PLAIN_COMPONENT = (
+    r"(?!(?i:CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(?:[./]|\Z))"
+    r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
+)
+_PLAIN = re.compile(f"{_PLAIN_COMPONENT}(?:/{_PLAIN_COMPONENT})*", re.ASCII)
 _SHORT_FORM = re.compile(r"~\d")
 _DEVICE = "has a component that is a device on Windows"
 _CATEGORIES_REFUSED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
@@ -33,6 +37,9 @@ def check_path(path: str) -> str:
     """`path` itself if it is safe as a relative path on every system; raises HostilePath with the
     reason.
     """
+    is_short = len(path) <= COMPONENT_BYTES_MAX and path.count("/") < PATH_COMPONENTS_MAX
+    if is_short and _PLAIN.fullmatch(path):
+        return path
     try:
         size = len(path.encode("utf-8"))
     except UnicodeEncodeError:
@@ -86,7 +93,7 @@ def _reason_against(component: str) -> str | None:
     if len(component.encode("utf-8")) > COMPONENT_BYTES_MAX:
         return f"has a component longer than {COMPONENT_BYTES_MAX} bytes"
     if _PLAIN.fullmatch(component):
-        return _DEVICE if component.partition(".")[0].upper() in _RESERVED else None
+        return None
     if unicodedata.normalize("NFC", component) != component:
         return "is not in Unicode's composed form (NFC)"
     if any(c in _FORBIDDEN or unicodedata.category(c) in _CATEGORIES_REFUSED for c in component):

@@ -79,7 +79,7 @@ def held_tree(store: Store, digest: Digest) -> Tree:
     if kind != "manifest":
         return _tree_of_one(digest, root, kind)
     manifest = Manifest.decode(root)
-    pages = tuple(FilePage.decode(store.get(page.digest)) for page in manifest.pages)
+    pages = tuple(store.file_page(page.digest) for page in manifest.pages)
     return Tree(digest, manifest, pages, tuple(check_pages(manifest, pages)))
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from p2phub.digest import Digest
-from p2phub.proto.manifest import FileRecord
+from p2phub.proto.manifest import FilePage, FileRecord
 from p2phub.proto.messages import Run
 from p2phub.store.reports import Collected as Collected
 from p2phub.store.reports import CollectedObject as CollectedObject
@@ -242,6 +242,12 @@ class Store(Protocol):
         """
 
     # ---- pages -----------------------------------------------------------------------------------
+
+    def file_page(self, page: Digest) -> FilePage:
+        """A file page, decoded; what it lists need not be decoded again when it is asked about.
+
+        Raises NotHeld, CorruptChunk, MalformedDocument, HostilePath.
+        """
 
     def held(self, page: Digest) -> bytes | None:
         """Which entries of a page are durable here: bit i is bit 7 - i % 8 of byte i // 8, unused

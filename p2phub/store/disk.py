@@ -22,7 +22,7 @@ from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, StoreNewer, TooLarge
 from p2phub.paths import MOUNTS, StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.proto.manifest import FileRecord, document_kind
+from p2phub.proto.manifest import FilePage, FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
 from p2phub.store.base import (
@@ -126,6 +126,9 @@ class DiskStore:
         return names
 
     # ---- pages
+
+    def file_page(self, page: Digest) -> FilePage:
+        return self._holdings.pages.files(page)
 
     def held(self, page: Digest) -> bytes | None:
         return self._bits(page, is_durable=True)

@@ -18,7 +18,7 @@ from p2phub.digest import EMPTY, Digest, Sha256, digest, sha256
 from p2phub.errors import DigestMismatch, FileChanged, MalformedDocument, NotHeld, TooLarge
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
-from p2phub.proto.manifest import FileRecord, document_kind
+from p2phub.proto.manifest import FilePage, FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
 from p2phub.store.base import (
@@ -99,6 +99,9 @@ class MemoryStore:
         return names
 
     # ---- pages
+
+    def file_page(self, page: Digest) -> FilePage:
+        return self.pages.files(page)
 
     def held(self, page: Digest) -> bytes | None:
         return self._bits(page, is_durable=True)
@@ -409,11 +412,8 @@ class MemoryStore:
                 return None
             page = self.pages.get(name)
             if not page.is_segment:
-                held = (
-                    index
-                    for index in range(len(page))
-                    if self._is_held(page.digest_of(index), is_durable)
-                )
+                names = map(page.digest_of, range(len(page)))
+                held = [i for i, name in enumerate(names) if self._is_held(name, is_durable)]
                 return bytes(bits.of(held, len(page)))
             found = bytearray(bits.size(len(page)))
             for object, segment in self.places(page):

@@ -6,7 +6,7 @@ Does not say what is held; only what a page lists.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2phub.digest import DIGEST_BYTES, Digest
@@ -46,14 +46,21 @@ def decode_page(name: Digest, data: bytes) -> Page:
             refs = ObjectRecord.decode(data).segments
             rows = [(ref.digest, ref.size) for ref in refs]
         case "p2phub/files":
-            rows = [
-                (file.object, UNKNOWN_LENGTH if file.chunk_count > 1 else file.size)
-                for file in FilePage.decode(data).files
-            ]
+            rows = _file_rows(FilePage.decode(data))
         case "p2phub/manifest":
             rows = [(ref.digest, ref.size) for ref in Manifest.decode(data).pages]
         case _:
             raise MalformedDocument("these bytes are not a page: they list no chunks")
+    return _page_of(name, rows)
+
+
+def _file_rows(page: FilePage) -> list[tuple[Digest, int]]:
+    return [
+        (file.object, UNKNOWN_LENGTH if file.chunk_count > 1 else file.size) for file in page.files
+    ]
+
+
+def _page_of(name: Digest, rows: Sequence[tuple[Digest, int]]) -> Page:
     lengths = array("I", (size for _, size in rows))
     return Page(name, False, b"".join(digest for digest, _ in rows), lengths, array("Q"))
 
@@ -73,8 +80,17 @@ class Pages:
         """Raises NotHeld, CorruptChunk, MalformedDocument."""
         page = self._cache.get(name)
         if page is None:
-            page = decode_page(name, self._get(name))
-            self._cache.put(name, page, len(page) * (DIGEST_BYTES + 12) + 200)
+            page = self._remember(decode_page(name, self._get(name)))
+        return page
+
+    def files(self, name: Digest) -> FilePage:
+        """The file page of that name with its paths, which are not remembered. Raises as `get`."""
+        page = FilePage.decode(self._get(name))
+        self._remember(_page_of(name, _file_rows(page)))
+        return page
+
+    def _remember(self, page: Page) -> Page:
+        self._cache.put(page.digest, page, len(page) * (DIGEST_BYTES + 12) + 200)
         return page
 
     def drop(self, name: Digest) -> None:

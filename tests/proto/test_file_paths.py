@@ -142,6 +142,19 @@ def test_paths_that_differ_everywhere_pass_together() -> None:
     check_together(["a/b/c", "a/b/d", "a/bc", "ab"])
 
 
+def passes(path: str) -> bool:
+    try:
+        check_path(path)
+    except HostilePath:
+        return False
+    return True
+
+
+@given(st.lists(st.sampled_from(["con", "COM9", "nul", *"aä_-./~1 \n"]), max_size=6).map("".join))
+def test_plain_paths_for_which_there_is_a_short_cut_are_judged_like_any(path: str) -> None:
+    assert passes(path) == passes("a" * 250 + "/" + path)
+
+
 @given(st.text(max_size=60))
 def test_what_passes_stays_below_its_folder(path: str) -> None:
     try:

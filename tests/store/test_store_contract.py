@@ -84,6 +84,18 @@ def test_bytes_that_are_no_page_are_refused_as_one(store: Store) -> None:
         store.missing(name)
 
 
+def test_a_file_page_comes_decoded_and_answers_for_itself_from_then_on(store: Store) -> None:
+    manifest, page = manifest_of({"big": sample(20_000), "small": sample(500, seed=1)})
+    (name,) = store.put([page.encode()])
+    assert store.file_page(name) == page
+    assert list(store.missing(name)) == [0, 1]
+    with pytest.raises(NotHeld):
+        store.file_page(digest(b"no page"))
+    (other,) = store.put([manifest.encode()])
+    with pytest.raises(MalformedDocument):
+        store.file_page(other)
+
+
 def test_bits_of_every_kind_of_page_say_what_is_held(store: Store) -> None:
     big, small, empty = sample(20_000), sample(500, seed=1), SampleFile(b"", ())
     manifest, page = manifest_of({"big": big, "empty": empty, "small": small})
