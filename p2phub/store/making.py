@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from p2phub.digest import Digest, Sha256, sha256
 from p2phub.display import size_text
@@ -26,6 +28,7 @@ from p2phub.store.trees import Tree
 READ_BYTES = 1 << 20
 GROUP_FILES_MAX = 256  # small files read and written together: one look-up for all of them
 GROUP_BYTES_MAX = 8 << 20
+THREADS_MAX = 4  # that write groups at once: each has one in memory
 SYNC_EACH_MAX = 32  # files synced one by one; beyond it the whole file system is synced once
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -44,23 +47,27 @@ class Making:
     extra_bytes: int = 0
     _recomputed: list[tuple[bytes, Digest]] = field(default_factory=list)  # of small files
     _has_room: bool = False  # for all of one `make_all` that is to be copied
+    _lock: Lock = field(default_factory=Lock)  # guards methods, extra_bytes and _recomputed
 
     def make_all(self, files: Sequence[FileRecord]) -> None:
-        """Raises NotHeld, CorruptChunk, DigestMismatch, and what the disk refuses; StoreFull before
+        """With all cores, since the transfer is over.
+
+        Raises NotHeld, CorruptChunk, DigestMismatch, and what the disk refuses; StoreFull before
         the first copy where there is no room for all that will be copied.
         """
         self._has_room = False
-        for group in groups(files):
-            if self.write_group(group):
-                continue
-            for file in group:
-                method, size = self._make(file, files)
-                self.methods[method] = self.methods.get(method, 0) + 1
-                self.extra_bytes += size
+        threads = ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS_MAX), "making")
+        try:
+            some = list(groups(files))
+            for group, is_written in zip(some, threads.map(self.write_group, some), strict=True):
+                for file in () if is_written else group:
+                    self._count(*self._make(file, files), 1)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     def write_group(self, files: Sequence[FileRecord]) -> bool:
-        """Write files of one folder out of packs. False, and nothing was made: some lie elsewhere,
-        are not durable yet or are not as they must be.
+        """Write files of one folder out of packs; threads may do so side by side. False, and
+        nothing was made: some lie elsewhere, are not durable yet or are not as they must be.
         """
         if files[0].chunk_count != 1:  # what lies in packs by its name is the record
             return False
@@ -86,10 +93,15 @@ class Making:
                         disk.set_mode(target, 0o444, f"{above}/{file.path}")
                 finally:
                     disk.close(target)
-        self._recomputed += ((file.sha256, file.object) for file in files)
-        self.methods[Method.COPY] = self.methods.get(Method.COPY, 0) + len(files)
-        self.extra_bytes += sum(file.size for file in files)
+        with self._lock:
+            self._recomputed += [(file.sha256, file.object) for file in files]
+        self._count(Method.COPY, sum(file.size for file in files), len(files))
         return True
+
+    def _count(self, method: Method, size: int, count: int) -> None:
+        with self._lock:
+            self.methods[method] = self.methods.get(method, 0) + count
+            self.extra_bytes += size
 
     def _make(self, file: FileRecord, among: Sequence[FileRecord]) -> tuple[Method, int]:
         """How it was made, and how many bytes that took. among: all that are being made."""
@@ -195,7 +207,8 @@ class Making:
         got = sha256(data)
         if len(data) != file.size or got != file.sha256:
             raise mismatch(file, got)
-        self._recomputed.append((got, file.object))
+        with self._lock:
+            self._recomputed.append((got, file.object))
         return self.holdings.files.write(target, [data], 0, where)
 
     def sync(self, *, is_each: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ RECORDS = [
 PAGE = FilePage(tuple(RECORDS)).encode()
 CUTS = 60
 ALL = 1 << 20  # bytes: more than there are
+MEETING_TIMEOUT_S = 5.0
 
 
 @pytest.fixture
@@ -251,6 +253,45 @@ def test_what_was_refused_at_the_end_leaves_no_file_to_believe(
     store.close()
 
 
+class MeetingFileSystem(FileSystem):
+    """The first file of each folder is made when the first of another one is, too."""
+
+    def __init__(self) -> None:
+        self.meeting: threading.Barrier | None = None
+
+    def reach(self, call: str, path: AnyPath) -> None:
+        if self.meeting is not None and call == "open" and str(path) in ("00", f"{HALF}"):
+            self.meeting.wait(MEETING_TIMEOUT_S)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core writes one group at a time")
+def test_what_is_left_for_the_end_is_written_by_all_cores(tmp_path: Path) -> None:
+    files = MeetingFileSystem()
+    store = DiskStore(tmp_path / "store", files=files)
+    arrive(store, 0, COUNT)
+    files.meeting = threading.Barrier(2)
+    placement = store.lay_out(RECORDS, tmp_path / "out").place()
+    assert placement.methods == {Method.COPY: COUNT}
+    assert placement.extra_bytes == sum(file.size for file in RECORDS)
+    assert shown(tmp_path / "out") == EXPECTED
+    store.close()
+
+
+@pytest.mark.parametrize("place", ["first", "second"])
+def test_a_refusal_to_one_core_ends_the_others_and_leaves_nothing(
+    tmp_path: Path, place: str
+) -> None:
+    files = RefusingFileSystem()
+    store = DiskStore(tmp_path / "store", files=files)
+    arrive(store, 0, COUNT)
+    files.site = "write", f"{place}/"
+    with pytest.raises(StoreFailed):
+        store.lay_out(RECORDS, tmp_path / "out").place()
+    assert not (tmp_path / "out").exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("making")]
+    store.close()
+
+
 def inodes(folder: Path) -> set[int]:
     return {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
 
@@ -259,13 +300,12 @@ def inodes(folder: Path) -> set[int]:
 
 
 def live(store: DiskStore, out: Path, promised: list[str]) -> None:
-    """Files come in halves and are laid out as they come, into a folder and as a tree."""
+    """Files come in halves, and are laid out as they come into a folder, at the end as a tree."""
     layouts = [store.lay_out(RECORDS, out), store.lay_out(RECORDS, out / "../tree", is_tree=True)]
     for start in (0, HALF):
         arrive(store, start, start + HALF)
         promised.append(f"{start}")
-        for layout in layouts:
-            layout.advance(ALL)
+        layouts[0].advance(ALL)
     layouts[0].place()
     promised.append("out")
     layouts[1].place()
