@@ -18,9 +18,7 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.tasks import open_tasks
 from p2phub.store.base import Store, Withdrawn
 
-# At each `status`, which is to answer at once however many there are and however busy the lanes
-# are: each file costs four turns at the interpreter lock.
-RECHECKED_FILES = 8
+RECHECKED_FILES = 32  # at each `status`, which is to answer at once however many there are
 RECHECK_PERIOD_S = 60.0  # between two looks at whether adopted files changed
 REREAD_BYTES = 16 << 20  # of a touched file at once; then the disk rests for as long as that took
 REREAD_PAUSE_S = 5.0  # before files are read that were touched just now
