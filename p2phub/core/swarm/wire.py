@@ -3,12 +3,16 @@
 What is sent to all at once is whole at all of them late, and nobody can pass it on until then. One
 after another costs the wire nothing, and each has its span soon. So a request is started while
 fewer than ABREAST peers are sent to, or less is started than the wire takes in AHEAD_S; of one peer
-several, where nobody else waits. A peer that takes SLOW_S or more for a request keeps nobody
-waiting: others are sent to beside it.
+several, where nobody else waits. A peer that takes several times as long for a request as peers
+use to keeps nobody waiting: others are sent to beside it. So whoever reads slowly on purpose costs
+the others SLOW_S_MIN now and then.
 Source: Mundinger, Weber and Weiss 2008: what is sent one after another is passed on soonest.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from statistics import median_low
 
 from p2phub.core.swarm.actions import Peer
 from p2phub.core.swarm.rates import RateMeter
@@ -19,7 +23,9 @@ ABREAST = 2  # peers: one's request is on the wire while the other's is opened
 AHEAD_S = 0.1  # event loops are late where processors are busy, and the wire shall not wait for one
 STARTED_MIN = 2  # per peer: one is sent while the next is opened
 STARTED_BYTES = 16 * MIB  # per peer: 15 ms at 1 GB/s, so that a lane never waits for this machine
-SLOW_S = 1.0  # for a request: half a turn with a slot
+SLOW_FACTOR = 4.0  # times what requests take, as long as that is within
+SLOW_S_MIN, SLOW_S = 0.25, 1.0  # for a request: two rounds of busy loops, half a turn with a slot
+PACES_MAX = 16  # of the last requests
 RATE_WINDOW_S = 1.0
 
 
@@ -46,7 +52,7 @@ class Line:
         self.started_count = 0
         self.started_bytes = 0
         self.since = 0.0  # the last one ended, or the first was started
-        self.is_slow = False  # it took SLOW_S or more, the last time or now
+        self.is_slow = False  # it took too long, the last time or now
 
 
 class Wire:
@@ -58,6 +64,8 @@ class Wire:
         self._started_bytes = 0
         self._ahead_bytes = 0.0  # what the wire takes in AHEAD_S
         self._rate = RateMeter(0.0, RATE_WINDOW_S)  # while something is requested
+        self._paces: deque[float] = deque(maxlen=PACES_MAX)  # seconds per byte of requests
+        self._pace = float("inf")  # their median
 
     def on_request(self, line: Line, request: Request, now: float) -> None:
         if not self._busy:
@@ -72,7 +80,9 @@ class Wire:
             line.started_count -= 1
             line.started_bytes -= request.size_bytes
             self._started_bytes -= request.size_bytes
-            line.is_slow = now >= line.since + SLOW_S
+            line.is_slow = now >= self._late_at(line, request.size_bytes)
+            self._paces.append((now - line.since) / request.size_bytes)
+            self._pace = median_low(self._paces)
             line.since = now
             if not line.started_count:
                 del self._busy[line]
@@ -90,7 +100,7 @@ class Wire:
     def next_starts(self, now: float) -> list[tuple[Peer, Request]]:
         """The requests to start now, in order."""
         for line in self._busy:
-            line.is_slow |= now >= line.since + SLOW_S
+            line.is_slow |= now >= self._late_at(line)
         self._ahead_bytes = AHEAD_S * self._rate.rate(now)
         starts = []
         while self._waiting and self._has_room:
@@ -109,7 +119,13 @@ class Wire:
             return None
         if self._has_room:
             return float("-inf")
-        return min((line.since + SLOW_S for line in self._busy if not line.is_slow), default=None)
+        return min((self._late_at(line) for line in self._busy if not line.is_slow), default=None)
+
+    def _late_at(self, line: Line, size_bytes: int | None = None) -> float:
+        """When a line is slow, with the request that it has started."""
+        size_bytes = size_bytes or line.started_bytes // line.started_count
+        usual_s = self._pace * size_bytes
+        return line.since + min(max(SLOW_FACTOR * usual_s, SLOW_S_MIN), SLOW_S)
 
     @property
     def _has_room(self) -> bool:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from p2phub.core.swarm.wire import AHEAD_S, SLOW_S, STARTED_BYTES, Line, Request, Wire
+from p2phub.core.swarm.wire import (
+    AHEAD_S,
+    SLOW_S,
+    SLOW_S_MIN,
+    STARTED_BYTES,
+    Line,
+    Request,
+    Wire,
+)
 from p2phub.proto.limits import MIB
 from p2phub.proto.messages import Run
 
@@ -88,17 +96,43 @@ def test_nobody_waits_for_peers_that_take_nothing() -> None:
 
 
 def test_a_slow_peer_keeps_nobody_waiting_until_it_is_quick_again() -> None:
-    crowd = Crowd(3, 3, 3, 3)
-    slow, other = crowd.lines[:2]
+    crowd = Crowd(3, 3, 3)
+    slow, first, second = crowd.lines
     assert crowd.start() == ["p0", "p1"]
-    crowd.end(other, 0.1)
+    crowd.end(first, 0.1)
     assert crowd.start(0.1) == ["p2"]
-    crowd.end(slow, SLOW_S)
-    assert crowd.start(SLOW_S) == ["p3"]
-    crowd.end(crowd.lines[2], SLOW_S + 0.1)
-    assert crowd.start(SLOW_S + 0.1) == ["p0", "p1"]  # p0 is known to be slow
-    crowd.end(slow, SLOW_S + 0.2)
+    crowd.end(second, 0.2)
+    assert crowd.start(0.2) == ["p0", "p1"]
+    crowd.end(slow, 0.45)
+    assert slow.is_slow
+    assert crowd.start(0.45) == ["p2"]
+    crowd.end(first, 0.5)
+    assert crowd.start(0.5) == ["p0", "p1"]  # p0 is known to be slow
+    crowd.end(slow, 0.6)
     assert not slow.is_slow
+
+
+def test_who_reads_slowly_on_purpose_holds_nobody_up_for_long() -> None:
+    """Two of six take nine tenths of what would be slow on any wire; the others 10 ms a request."""
+    crowd = Crowd(*[100] * 6)
+    slow = crowd.lines[:2]
+    under_way: dict[str, float] = {}  # when each is done
+    done_count, now = 0, 0.0
+    by_name = {str(line.peer): line for line in crowd.lines}
+    while now < 10.0:
+        for peer in crowd.start(now):
+            took_s = 0.9 * SLOW_S if by_name[peer] in slow else 0.01
+            under_way.setdefault(peer, now + took_s)
+        due = crowd.wire.next_deadline()
+        now = max(now, min([*under_way.values(), *([due] if due is not None else [])]))
+        for peer, at in list(under_way.items()):
+            if at <= now:
+                del under_way[peer]
+                crowd.end(by_name[peer], now)
+                done_count += by_name[peer] not in slow
+                if by_name[peer].started_count:
+                    under_way[peer] = now + (0.9 * SLOW_S if by_name[peer] in slow else 0.01)
+    assert done_count >= 4 * 10.0 / SLOW_S_MIN
 
 
 def test_who_leaves_takes_its_requests_and_its_place_along() -> None:
