@@ -30,17 +30,17 @@ VAGUE_FILES = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "m
 # Written in pieces, or this file would break its own rules.
 DEFERRALS = ["TO" + "DO", "FIX" + "ME", "XX" + "X"]
 REGISTRY_HOSTS = [
-    "pypi" + ".org",
-    "pythonhosted" + ".org",
+    "py" + "pi.org",
+    "python" + "hosted.org",
     "npmjs" + ".org",
     "npmjs" + ".com",
     "proxy.golang" + ".org",
     "repo.maven" + ".apache.org",
-    "deb.debian" + ".org",
+    "deb." + "debian.org",
 ]
-MACHINE_PATHS = [
-    re.compile(r"(?<![\w.~$})-])/" + top + r"/\w") for top in ("work", "root", "tmp", "farm")
-] + [re.compile(r"(?<![\w.~$})-])/home/(?!user\b|you\b|alice\b|bob\b)\w")]
+MACHINE_FOLDERS = ["work", "root", "tmp", "farm"]
+MACHINE_PATHS = [re.compile(r"(?<![\w.~$})-])/" + top + r"/\w") for top in MACHINE_FOLDERS]
+MACHINE_PATHS += [re.compile(r"(?<![\w.~$})-])/home/(?!user\b|you\b|alice\b|bob\b)\w")]
 MAKING_OF = ["shared/" + "research", "DESIGN" + ".md", "/tmp/" + "brief", "PARTS" + ".md"]
 
 
@@ -222,7 +222,12 @@ def test_a_planted_fault_is_found(rule: Rule, name: str, text: str) -> None:
         (untidy_ends, "a.py", ""),
         (untidy_ends, "a.py", "x\n"),
         (deferred_work, "a.py", f"# {DEFERRALS[0]}(libp2p 0.9): drop the cure"),
-        (foreign_addresses, "a.md", "`~/work/x`, ./root/y, $HOME/tmp/z and /home/alice/models"),
+        *[
+            (foreign_addresses, "a.md", f"`{above}/{top}/x`")
+            for above in ("~", ".", "$HOME")
+            for top in MACHINE_FOLDERS
+        ],
+        (foreign_addresses, "a.md", "/home/alice/models"),
         (vague_names, "a.py", "class Handled: pass"),
     ],
 )

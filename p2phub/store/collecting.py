@@ -21,7 +21,7 @@ from p2phub.digest import Digest
 from p2phub.errors import StoreFailed
 from p2phub.store.base import Collected, CollectedObject, ObjectState
 from p2phub.store.compacting import Compacting
-from p2phub.store.file_system import failures
+from p2phub.store.file_system import failures, own_bytes
 from p2phub.store.holdings import Holdings
 from p2phub.store.journal import Journal, forgotten
 from p2phub.store.marking import Marks
@@ -139,7 +139,7 @@ class Collecting:
                     row = object.row
                     is_own = row.kind != "adopted"
                     tally.objects.append(CollectedObject(row.digest, row.sha256, row.size))
-                    tally.freed_bytes += _blocks_bytes(holdings.path(object)) if is_own else 0
+                    tally.freed_bytes += own_bytes(holdings.path(object)) if is_own else 0
                     tally.forgotten_count += not is_own
                 if is_dry_run or not victims:
                     return
@@ -227,12 +227,3 @@ class Collecting:
         if paths:
             with self._holdings.index.transaction() as change:
                 change.undoom(paths)
-
-
-def _blocks_bytes(path: Path) -> int:
-    """What a file takes on the disk; 0 if it has other names too, which keep its blocks."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return 0
-    return status.st_blocks * 512 if status.st_nlink == 1 else 0

@@ -365,6 +365,17 @@ def listed(folder: Path) -> list[str]:
         return []
 
 
+def own_bytes(path: AnyPath) -> int:
+    """What goes free with a file: what it takes on the disk; 0 if it has other names too, which
+    keep its blocks, or is not there.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return 0
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
+
+
 def network_file_system(path: Path, mounts: str) -> str | None:
     """The type of the network file system that `path` lies on, or None if it is local.
 

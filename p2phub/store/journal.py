@@ -74,7 +74,6 @@ class Journal:
             if error.facts["errno"] != errno.ENOENT:
                 raise
 
-
     def told(self) -> Told:
         """What all entries together say. One that can't be understood is passed over."""
         told = Told()

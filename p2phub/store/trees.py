@@ -20,7 +20,7 @@ from p2phub.digest import Sha256
 from p2phub.errors import DestinationExists, StoreError, StoreFailed
 from p2phub.paths import TREE_UNDER_WAY, tree_under_way
 from p2phub.store.base import FileStamp
-from p2phub.store.file_system import FileSystem, failure, failures
+from p2phub.store.file_system import FileSystem, failure, failures, own_bytes
 
 READ_BYTES = 1 << 20
 # What opening or reading says of what is no plain file of ours to read: a link, a folder, a pipe.
@@ -178,7 +178,7 @@ def discard_tree(tree: Path, above: Path) -> int | None:
     except OSError as error:
         raise failure(error, tree) from error
     freed_bytes = sum(
-        _own_bytes(f"{folder}/{name}") for folder, _, names in os.walk(hidden) for name in names
+        own_bytes(f"{folder}/{name}") for folder, _, names in os.walk(hidden) for name in names
     )
     remove_tree(hidden)
     for folder in tree.parents:
@@ -189,14 +189,6 @@ def discard_tree(tree: Path, above: Path) -> int | None:
         except OSError:
             break  # something else lies in it
     return freed_bytes
-
-
-def _own_bytes(path: str) -> int:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return 0
-    return status.st_blocks * 512 if status.st_nlink == 1 else 0
 
 
 def remove_stale_trees(above: Path, until_s: float) -> None:
