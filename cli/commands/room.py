@@ -94,9 +94,9 @@ def scrub(run: Invocation) -> None:
         out_json(found)
     if found["damaged_count"]:
         raise CorruptChunk(
-            f"{plural(found['damaged_count'], 'chunk')} on this disk were damaged: they were set"
-            " aside, are shared no more, and are fetched again from peers that hold them. To wait"
-            " for it and be told what nobody has, run p2phub fsck --repair; and check the disk",
+            f"{plural(found['damaged_count'], 'chunk')} damaged on this disk: set aside,"
+            " shared no more, and fetched again from peers that hold what is lacking. To wait for"
+            " it and be told what nobody has, run p2phub fsck --repair; and check the disk",
             **found,
         )
     if not run.json:
