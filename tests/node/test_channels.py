@@ -56,7 +56,6 @@ async def ends(
 
     async def on_session(stream: Stream) -> None:
         accepted.append(Session(stream))
-        await accepted[0].receive()
         await is_over.wait()
 
     networks[0].serve(protocols.SWARM, on_session)
@@ -211,7 +210,7 @@ async def test_nobody_is_dialled_who_was_given_no_ticket() -> None:
 
 
 async def test_who_cannot_reach_our_listener_is_dialled_in_its_place() -> None:
-    async with ends(has_listeners=True) as both, trio.open_nursery() as nursery:
+    async with ends(has_listeners=True) as both:
         ticket = replace(await both.ticket(), port=1)  # nobody listens there
 
         async def answer() -> None:
@@ -219,8 +218,10 @@ async def test_who_cannot_reach_our_listener_is_dialled_in_its_place() -> None:
             assert isinstance(own, LaneTicket)
             await both.up.open_sending(own, both.up_session, ignore)
 
-        nursery.start_soon(answer)
+        # Both ends: the one that is dialled may have its lane a moment before the other.
         with trio.fail_after(10):
-            await both.down.open_receiving(ticket, both.down_session, ignore)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer)
+                await both.down.open_receiving(ticket, both.down_session, ignore)
         assert (both.up.open_count, both.down.open_count) == (1, 1)
         assert both.up.has_room_to_send(is_served=False)  # its ticket is used up
