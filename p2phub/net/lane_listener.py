@@ -95,11 +95,14 @@ class LaneListener:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take connections until cancelled, then close the port."""
         try:
-            async with trio.open_nursery() as self._nursery:
-                task_status.started()
-                await self._accept_all(self._nursery)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    task_status.started()
+                    await self._accept_all(nursery)
+                finally:
+                    self._nursery = None
         finally:
-            self._nursery = None
             self._tickets.clear()
             self._socket.close()
 
@@ -111,10 +114,9 @@ class LaneListener:
         on_lane: called in the event loop with the lane that the ticket opened; owns it from then
         on.
         on_expired: called instead when nobody showed it in time; not when it was revoked.
-        Raises LanesBusy.
+        Raises LanesBusy, also when the listener stops: sessions may outlive it by a moment.
         """
-        assert self._nursery is not None, "the listener does not run"
-        if len(self._tickets) >= LANE_TICKETS_MAX:
+        if self._nursery is None or len(self._tickets) >= LANE_TICKETS_MAX:
             raise LanesBusy()
         ticket = _Ticket(secrets.token_bytes(TICKET_BYTES), normal_host(host), on_lane)
         self._tickets[ticket.secret] = ticket

@@ -225,9 +225,11 @@ class MemoryNetwork:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None
         finally:
-            self._nursery = None
             for peer in list(self._connected):
                 self.drop(peer, "the node stopped")
 

@@ -115,12 +115,15 @@ class Swarm:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener)
+                    nursery.start_soon(self._accept, listener, nursery)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(beside)
                 task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # from now on nothing begins
         finally:
-            self._nursery = None
             for listener in listeners:
                 listener.close()
             for connection in self.connections():
@@ -167,9 +170,7 @@ class Swarm:
         ]
 
     def connection(self, peer: PeerId) -> Connection | None:
-        """The newest live connection with a peer: an older one may be a ghost of its former
-        life.
-        """
+        """The newest live connection with a peer: older ones may be ghosts of its former life."""
         group = self._connections.get(peer, ())
         return next((found for found in reversed(group) if found.is_live), None)
 
@@ -323,8 +324,7 @@ class Swarm:
 
     # -- accepting -----------------------------------------------------------------------------
 
-    async def _accept(self, listener: trio.socket.SocketType) -> None:
-        assert self._nursery is not None
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             try:
                 accepted, name = await listener.accept()
@@ -342,7 +342,7 @@ class Swarm:
                 next(iter(self._handshakes)).cancel()
             scope = trio.CancelScope()
             self._handshakes[scope] = network_of(remote.host)
-            self._nursery.start_soon(self._welcome, accepted, remote, scope)
+            nursery.start_soon(self._welcome, accepted, remote, scope)
 
     def _has_room_for(self, host: str) -> bool:
         if is_own_machine(host):
@@ -378,7 +378,7 @@ class Swarm:
         is_full = inbound >= self.inbound_max and not (
             self._make_room(is_inbound_only=True) or self._make_room_for(remote.host)
         )
-        if is_full or connection.peer == self.peer_id:
+        if is_full or connection.peer == self.peer_id or self._nursery is None:
             connection.yamux.end("no room for another connection")
             return
         self._add(connection)

@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 import trio
 
-from p2phub.errors import LanesBusy, P2phubError
+from p2phub.errors import LanesBusy, NetworkError, P2phubError
 from p2phub.net.base import Network, PeerId, Stream
 from p2phub.net.lane import Lane, ReceivingLane, SendingLane
 from p2phub.net.lane_buffers import BufferPool
@@ -123,9 +123,12 @@ class Channels:
                 if self._listener is not None:
                     await nursery.start(self._listener.run)
                 task_status.started()
-                while True:
-                    for event in await self._events.receive():
-                        self._hand_out(event)
+                try:
+                    while True:
+                        for event in await self._events.receive():
+                            self._hand_out(event)
+                finally:
+                    self._nursery = None
         finally:
             for channel in list(self._open):
                 channel.close()
@@ -283,7 +286,9 @@ class Channels:
         except BaseException:
             await stream.reset()
             raise
-        assert self._nursery is not None
+        if self._nursery is None:
+            await stream.reset()
+            raise NetworkError("this node stops")
         receiving = ReceivingStream(stream, self._streams)
         self._add(receiving, session.peer, on_event, self.down)
         self._nursery.start_soon(receiving.run)

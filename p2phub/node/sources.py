@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from p2phub.errors import P2phubError
+from p2phub.errors import NetworkError, P2phubError
 from p2phub.net.base import Network
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents
@@ -108,7 +108,10 @@ class Sources:
         async with open_tasks() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     @asynccontextmanager
     async def open(self, reference: Reference, peers: Sequence[str]) -> AsyncIterator[Source]:
@@ -116,7 +119,8 @@ class Sources:
         key = (reference, tuple(peers))
         source = self._resting(key)
         if source is None:
-            assert self._nursery is not None
+            if self._nursery is None:
+                raise NetworkError("this node stops")
             source = await self._nursery.start(self._keep, key)
         source.reader = trio.CancelScope()
         try:

@@ -37,22 +37,8 @@ class Finishing:
 
     def finish(self, object: StoredObject, place: Place | None) -> Placement:
         """See `Store.finish`; the object was no complete one."""
-        with object.lock:
-            object.lock.wait_for(lambda: not object.is_closing)  # another thread finishes it
-        with self._parts.exclusive:
-            self._parts.sync()
-            self.settle(object)
-            with object.lock:
-                row = object.row
-                if row.state is ObjectState.COMPLETE:
-                    return Placement(self._holdings.path(object))
-                if row.state is ObjectState.CONDEMNED:
-                    raise _mismatch(row, None)
-                if object.is_closing or row.kind != "part" or not object.has_all():
-                    name = row.digest.hex()
-                    raise NotHeld(f"chunks of the object {name} are missing", object=name)
-                object.is_closing = True
-            self._parts.release(object)
+        if not self._claim(object):
+            return Placement(self._holdings.path(object))
         try:
             # Without the lock: other parts go on while this one is hashed.
             self._recompute(object)
@@ -61,6 +47,31 @@ class Finishing:
             with object.lock:
                 object.is_closing = False
                 object.lock.notify_all()
+
+    def _claim(self, object: StoredObject) -> bool:
+        """Close a part to all others; False: it is complete. Waits while another thread finishes
+        it. Raises NotHeld, DigestMismatch.
+        """
+        while True:
+            with object.lock:
+                object.lock.wait_for(lambda: not object.is_closing)
+            with self._parts.exclusive:
+                self._parts.sync()
+                self.settle(object)
+                with object.lock:
+                    row = object.row
+                    if object.is_closing:
+                        continue  # another thread was faster: what it finds holds for us too
+                    if row.state is ObjectState.COMPLETE:
+                        return False
+                    if row.state is ObjectState.CONDEMNED:
+                        raise _mismatch(row, None)
+                    if row.kind != "part" or not object.has_all():
+                        name = row.digest.hex()
+                        raise NotHeld(f"chunks of the object {name} are missing", object=name)
+                    object.is_closing = True
+                self._parts.release(object)
+                return True
 
     def finish_single(self, name: Digest, object: StoredObject | None, path: str) -> FileRecord:
         """A file of one chunk is whole wherever its chunk lies; what is known of it now. object: a

@@ -176,6 +176,25 @@ async def test_open_tickets_have_a_bound() -> None:
             listener.issue_ticket(LOOPBACK, Opened())
 
 
+async def test_a_listener_that_stops_gives_no_more_tickets() -> None:
+    listener = LaneListener(LOOPBACK, 0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listener.run)
+        listener.issue_ticket(LOOPBACK, Opened())
+        nursery.cancel_scope.cancel()
+        # Somebody may ask at any moment of its end: what a session has received by then is
+        # still handled.
+        for _ in range(20):
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+            try:
+                listener.issue_ticket(LOOPBACK, Opened())
+            except LanesBusy:
+                pass
+    with pytest.raises(LanesBusy):
+        listener.issue_ticket(LOOPBACK, Opened())
+
+
 async def test_an_address_has_no_more_connections_waiting_than_tickets() -> None:
     opened = Opened()
     async with listening() as listener:
