@@ -1,37 +1,29 @@
 """A network inside one process: the same promises as the real one, with time and links in a test's
 hand.
 
-Links have a latency and can be cut; streams have a bounded buffer; announcements go to the nodes
-nearest to a key, over those that are connected at all. Works under a virtual clock.
+Links have a latency and can be cut; announcements go to the nodes nearest to a key, over those that
+are connected at all. Works under a virtual clock.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import base58
 import trio
-from trio.lowlevel import ParkingLot
 
 from p2phub.core.discovery.records import ProviderRecords
 from p2phub.digest import sha256
-from p2phub.errors import (
-    NetworkError,
-    P2phubError,
-    PeerUnreachable,
-    ProtocolRefused,
-    StreamClosed,
-)
+from p2phub.errors import NetworkError, P2phubError, PeerUnreachable, ProtocolRefused
 from p2phub.net.base import (
     ANNOUNCE_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     FIND_COUNT_MAX,
     FIND_TIMEOUT_S,
     OPEN_TIMEOUT_S,
-    RECEIVE_BYTES_DEFAULT,
     Lookup,
     OnStream,
     PeerAddress,
@@ -40,11 +32,11 @@ from p2phub.net.base import (
     RoutingStatus,
 )
 from p2phub.net.lookup import ProviderLookup
-from p2phub.proto.limits import STREAM_WINDOW_BYTES, STREAMS_PER_PEER_MAX
+from p2phub.net.memory_stream import HOST, MemoryStream, stream_pair
+from p2phub.proto.limits import STREAMS_PER_PEER_MAX
 
 _ED25519_PREFIX = bytes.fromhex("002408011220")  # of an inlined key, as peer ids begin
 _CLOSEST_MAX = 20  # nodes that keep a record
-_HOST = "127.0.0.1"
 
 log = logging.getLogger(__name__)
 
@@ -79,115 +71,6 @@ class MemoryHub:
         return frozenset((one, other)) in self._cuts
 
 
-class _Pipe:
-    """One direction of a stream: at most STREAM_WINDOW_BYTES under way and unread."""
-
-    def __init__(self, latency_s: float) -> None:
-        self._latency_s = latency_s
-        self._pieces: deque[tuple[float, bytes]] = deque()  # when it arrives, what
-        self._size = 0
-        self._is_closed = False
-        self._failure: str | None = None
-        self._changed = ParkingLot()
-
-    async def send(self, data: memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-        position = 0
-        while True:
-            self._assert_alive()
-            if self._is_closed:
-                raise StreamClosed("this side of the stream was closed")
-            if position >= len(data):
-                return
-            count = min(STREAM_WINDOW_BYTES - self._size, len(data) - position)
-            if count <= 0:
-                await self._changed.park()
-                continue
-            piece = bytes(data[position : position + count])
-            self._pieces.append((trio.current_time() + self._latency_s, piece))
-            self._size += count
-            position += count
-            self._changed.unpark_all()
-
-    async def receive(self, max_bytes: int) -> bytes:
-        assert max_bytes > 0, "a receive of no bytes could not be told from the end"
-        await trio.lowlevel.checkpoint()
-        while True:
-            self._assert_alive()
-            if not self._pieces:
-                if self._is_closed:
-                    return b""
-                await self._changed.park()
-                continue
-            due, piece = self._pieces[0]
-            if due > trio.current_time():
-                await trio.sleep_until(due)
-                continue
-            taken = piece[:max_bytes]
-            if len(taken) < len(piece):
-                self._pieces[0] = (due, piece[max_bytes:])
-            else:
-                self._pieces.popleft()
-            self._size -= len(taken)
-            self._changed.unpark_all()
-            return taken
-
-    def close(self) -> None:
-        self._is_closed = True
-        self._changed.unpark_all()
-
-    def fail(self, reason: str) -> None:
-        self._failure = self._failure or reason
-        self._pieces.clear()
-        self._changed.unpark_all()
-
-    def _assert_alive(self) -> None:
-        if self._failure is not None:
-            raise StreamClosed(self._failure)
-
-
-class MemoryStream:
-    """One end of a stream."""
-
-    def __init__(self, peer: PeerId, incoming: _Pipe, outgoing: _Pipe) -> None:
-        self._peer = peer
-        self._incoming = incoming
-        self._outgoing = outgoing
-
-    @property
-    def peer(self) -> PeerId:
-        return self._peer
-
-    @property
-    def remote_host(self) -> str | None:
-        return _HOST
-
-    async def send(self, data: bytes | memoryview) -> None:
-        await self._outgoing.send(memoryview(data).cast("B"))
-
-    async def receive(self, max_bytes: int = RECEIVE_BYTES_DEFAULT) -> bytes:
-        return await self._incoming.receive(max_bytes)
-
-    async def receive_exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            part = await self.receive(count - len(data))
-            if not part:
-                raise StreamClosed(f"the stream ended {count - len(data)} bytes early")
-            data += part
-        return data
-
-    async def close(self) -> None:
-        self._outgoing.close()
-
-    async def reset(self) -> None:
-        self.fail("the stream was reset")
-
-    def fail(self, reason: str) -> None:
-        self._incoming.fail(reason)
-        self._outgoing.fail(reason)
-
-
 class MemoryNetwork:
     """A `Network` of p2phub.net.base; made by `MemoryHub.network`."""
 
@@ -196,7 +79,7 @@ class MemoryNetwork:
         self.records = ProviderRecords()
         self.faults_count = 0
         self._hub = hub
-        self._address = PeerAddress(peer, (f"/ip4/{_HOST}/tcp/{port}",))
+        self._address = PeerAddress(peer, (f"/ip4/{HOST}/tcp/{port}",))
         self._served: dict[str, tuple[OnStream, int]] = {}
         self._serving: Counter[tuple[PeerId, str]] = Counter()
         self._connected: dict[PeerId, PeerStatus] = {}
@@ -275,9 +158,7 @@ class MemoryNetwork:
         self._join(other)
         if protocol not in other._served:
             raise ProtocolRefused(f"the peer does not speak {protocol}", protocol=protocol)
-        there, back = _Pipe(self._hub.latency_s), _Pipe(self._hub.latency_s)
-        ours = MemoryStream(peer, back, there)
-        theirs = MemoryStream(self.peer_id, there, back)
+        ours, theirs = stream_pair(self.peer_id, peer, self._hub.latency_s)
         self._streams.setdefault(peer, []).append(ours)
         assert other._nursery is not None
         other._nursery.start_soon(other._serve, theirs, protocol)
