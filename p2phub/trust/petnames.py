@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from p2phub.core.trust.freshness import instant, instant_text
+from p2phub.core.trust.freshness import instant, instant_text, parse_instant
 from p2phub.durable import make_folder, write_durably
 from p2phub.errors import (
     BadPetname,
@@ -29,7 +29,6 @@ from p2phub.errors import (
 )
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX, PETNAMES_MAX
 from p2phub.proto.names import is_address, is_petname, parse_publisher_id
-from p2phub.trust.documents import parse_instant
 
 _FORMAT: Final = 1
 # One sign for each group of signs that look alike in some font. Pairs come first: "rn" is not "r"

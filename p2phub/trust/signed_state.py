@@ -22,8 +22,6 @@ from p2phub.paths import RepositoryFolder, metadata_file
 from p2phub.proto.limits import ADDRESSES_PER_PEER_MAX
 from p2phub.proto.names import is_address
 from p2phub.trust.documents import (
-    FIELD,
-    FIELD_VERSION,
     Document,
     read_releases,
     read_root,
@@ -33,6 +31,7 @@ from p2phub.trust.documents import (
     timestamp_fields,
     verify_signatures,
 )
+from p2phub.trust.profile import FIELD, FIELD_VERSION
 from p2phub.trust.signing import delegated_role, meta_file, signed_file
 
 TARGETS_LIFETIME: Final = timedelta(days=365)

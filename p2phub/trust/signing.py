@@ -15,7 +15,7 @@ from tuf.api.metadata import DelegatedRole, Metadata, MetaFile, Role, Root
 
 from p2phub.digest import sha256
 from p2phub.errors import WrongSigner
-from p2phub.trust.documents import FIELD, FIELD_VERSION, release_pattern
+from p2phub.trust.profile import FIELD, FIELD_VERSION, release_pattern
 
 ROOT_LIFETIME: Final = timedelta(days=730)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from p2phub.errors import TamperedMetadata
 from p2phub.trust.documents import (
-    key_digest,
     read_releases,
     read_root,
     read_snapshot,
@@ -22,6 +21,7 @@ from p2phub.trust.documents import (
     release_statements,
     timestamp_fields,
 )
+from p2phub.trust.profile import key_digest
 from tests.trust.builders import ADDRESS, Publisher, content_of, signed_file, signer
 
 Read = Callable[[bytes], Any]

@@ -14,11 +14,14 @@ Source: TUF specification 5.3 to 5.6 for the hard part.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from typing import Final
 
 from p2phub.errors import ClockSetBack
 
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 CLOCK_STEP_S_MAX = 300.0  # time servers correct a clock by seconds; more is a clock that was set
 
 
@@ -79,3 +82,10 @@ def instant(now: datetime | float) -> datetime:
 def instant_text(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as TUF writes times."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_instant(text: str) -> datetime:
+    """A time as TUF writes it. Raises ValueError for every other form."""
+    if not _INSTANT.fullmatch(text):
+        raise ValueError(f"not a time of the form 2026-01-31T00:00:00Z: {text[:40]!a}")
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
