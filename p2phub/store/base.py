@@ -17,11 +17,10 @@ believed.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +34,7 @@ from p2phub.store.reports import Inconsistency as Inconsistency
 from p2phub.store.reports import Reread as Reread
 from p2phub.store.reports import Scrubbed as Scrubbed
 from p2phub.store.reports import StoreUsage as StoreUsage
+from p2phub.store.stamps import FileStamp
 
 CHECKPOINT_BYTES = 32 << 20  # written and not yet durable: a crash loses at most this much
 CHECKPOINT_S = 2.0  # and at most this many seconds of a download
@@ -67,33 +67,6 @@ class Links(StrEnum):
     NONE = "none"
     OWN = "own"  # the store's own: read-only, so that nobody edits both by accident
     ALL = "all"  # the user's too, because they asked for it: an edit of one changes the other
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """By what a file is recognised as unchanged: equal stamps, equal bytes.
-
-    Disks get other numbers at a start or when they are plugged in again, so the device is no part
-    of it: whatever disk is there now, an inode changed at that very nanosecond is the same one.
-    """
-
-    device: int = field(compare=False)
-    inode: int
-    size: int  # bytes
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileStamp:
-        return cls(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
-
-    def is_touched_only(self, now: FileStamp) -> bool:
-        """Whether `now` differs in the time of change alone, as after chmod, a new hard link or a
-        move; or after an edit whose traces were wiped.
-        """
-        return replace(now, changed_ns=self.changed_ns) == self
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from p2phub.digest import Digest, Sha256
 from p2phub.errors import ContentError, CorruptChunk, NotHeld, StoreError, StoreFailed
 from p2phub.proto.manifest import FilePage, Manifest, document_kind
-from p2phub.store.base import INCONSISTENCIES_MAX, FileStamp, Inconsistency
+from p2phub.store.base import INCONSISTENCIES_MAX, Inconsistency
 from p2phub.store.file_system import listed
 from p2phub.store.finishing import Finishing
 from p2phub.store.holdings import Holdings
@@ -25,6 +25,7 @@ from p2phub.store.journal import Entry, Journal, adopted, kept, let_go, parse_na
 from p2phub.store.packs import Location, numbers, scan
 from p2phub.store.parts import Parts
 from p2phub.store.rebuild import Rebuild
+from p2phub.store.stamps import FileStamp
 
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
 

@@ -28,7 +28,6 @@ from p2phub.store import bits
 from p2phub.store.base import (
     PART_IDLE_S,
     Collected,
-    FileStamp,
     Inconsistency,
     Links,
     ObjectState,
@@ -47,7 +46,7 @@ from p2phub.store.collecting import Collecting
 from p2phub.store.file_system import FileSystem, failures, network_file_system
 from p2phub.store.finishing import Finishing
 from p2phub.store.hashing import PrefixHash
-from p2phub.store.holdings import Holdings, difference
+from p2phub.store.holdings import Holdings
 from p2phub.store.index import Index
 from p2phub.store.journal import Journal, kept, let_go
 from p2phub.store.objects import StoredObject
@@ -59,6 +58,7 @@ from p2phub.store.rereading import Rereading
 from p2phub.store.reuse import Reuse
 from p2phub.store.scrubbing import Scrubbing
 from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
+from p2phub.store.stamps import FileStamp, difference
 from p2phub.store.taking import Taking
 
 STORE_VERSION = 1

@@ -14,7 +14,7 @@ from p2phub.digest import Digest, digest, sha256
 from p2phub.errors import CorruptChunk, DestinationExists, DigestMismatch, NotHeld
 from p2phub.paths import part_in
 from p2phub.proto.manifest import FileRecord, document_kind
-from p2phub.store.base import FileStamp, Method, ObjectState, Place, Placement
+from p2phub.store.base import Method, ObjectState, Place, Placement
 from p2phub.store.file_system import failures
 from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
@@ -22,6 +22,7 @@ from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Journal, adopted
 from p2phub.store.objects import StoredObject
 from p2phub.store.parts import Parts, remove_empty
+from p2phub.store.stamps import FileStamp
 from p2phub.store.trees import Tree
 
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed
@@ -260,9 +261,7 @@ def _moved(path: Path, stamp: FileStamp) -> bool:
     alone.
     """
     status = _status_of(path)
-    if status is None:
-        return False
-    return replace(FileStamp.of(status), changed_ns=0) == replace(stamp, changed_ns=0)
+    return status is not None and stamp.is_touched_only(FileStamp.of(status))
 
 
 def _mismatch(row: ObjectRow, got: bytes | None) -> DigestMismatch:

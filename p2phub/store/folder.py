@@ -18,7 +18,7 @@ from pathlib import Path
 from p2phub.errors import NoSuchFile, NothingToPublish, TooLarge, UnpublishableFile
 from p2phub.proto.file_paths import check_path, check_together
 from p2phub.proto.limits import FILES_MAX
-from p2phub.store.base import FileStamp
+from p2phub.store.stamps import FileStamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from p2phub.digest import EMPTY, Digest, digest
 from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError, StoreFailed
 from p2phub.paths import StoreFolder
-from p2phub.store.base import FileStamp, ObjectState, Withdrawn
+from p2phub.store.base import ObjectState, Withdrawn
 from p2phub.store.cache import Cache
 from p2phub.store.file_system import AnyPath, FileSystem, failures
 from p2phub.store.index import Index, ObjectRow, SegmentRow, SingleFile, sample_key
@@ -30,10 +30,10 @@ from p2phub.store.open_files import OpenFiles
 from p2phub.store.packs import Location, Packs
 from p2phub.store.pages import Page, Pages
 from p2phub.store.quarantine import Quarantine
+from p2phub.store.stamps import TOUCHED, FileStamp, difference
 
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
 PLACES_MAX = 16384  # segments whose places are remembered
-TOUCHED = "was touched"
 WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped: the index has them
 
 
@@ -465,15 +465,6 @@ class Holdings:
                 )
             )
             del self._withdrawn[:-WITHDRAWN_MAX]
-
-
-def difference(now: FileStamp, stamp: FileStamp) -> str:
-    """What is different about a file of the user's; "" if nothing is."""
-    if now == stamp:
-        return ""
-    if stamp.is_touched_only(now):
-        return TOUCHED
-    return "was cut or extended" if now.size != stamp.size else "was edited"
 
 
 def check_segment(page: Page, segment: SegmentRow) -> None:

@@ -33,9 +33,10 @@ from p2phub.errors import (
 from p2phub.paths import INCOMPLETE, HubCache
 from p2phub.proto.file_paths import check_path, check_together
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Links, Method, Placement, Store
+from p2phub.store.base import Links, Method, Placement, Store
 from p2phub.store.file_system import FileSystem
 from p2phub.store.named_files import NamedFile
+from p2phub.store.stamps import FileStamp
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

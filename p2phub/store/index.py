@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 from p2phub.digest import DIGEST_BYTES, Digest
 from p2phub.errors import StoreError, StoreFailed, StoreFull, StoreNewer
-from p2phub.store.base import FileStamp, ObjectState, Release
+from p2phub.store.base import ObjectState, Release
 from p2phub.store.file_system import FileSystem, failure
 from p2phub.store.packs import Location
 from p2phub.store.schema import ADDITIONS, SCHEMA
+from p2phub.store.stamps import FileStamp
 from p2phub.store.transaction import STAMP, Transaction
 from p2phub.store.transaction import sample_key as sample_key
 

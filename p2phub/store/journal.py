@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 
 from p2phub.digest import DIGEST_BYTES, Digest, digest
 from p2phub.errors import StoreFailed
-from p2phub.store.base import FileStamp, Release
+from p2phub.store.base import Release
 from p2phub.store.file_system import FileSystem, failures
 from p2phub.store.index import ObjectRow
+from p2phub.store.stamps import FileStamp
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -150,7 +151,7 @@ def adopted(row: ObjectRow, path: Path, stamp: FileStamp) -> Entry:
         "size": row.size,
         "chunks": row.chunk_count,
         "path": str(path),
-        "stamp": [stamp.device, stamp.inode, stamp.size, stamp.modified_ns, stamp.changed_ns],
+        "stamp": [*stamp.numbers],
     }
 
 

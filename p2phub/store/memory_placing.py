@@ -12,8 +12,9 @@ from pathlib import Path
 from p2phub.errors import DestinationExists, FileChanged
 from p2phub.paths import tree_under_way
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Method, Placement, SourceFile
+from p2phub.store.base import Method, Placement, SourceFile
 from p2phub.store.file_system import FileSystem
+from p2phub.store.stamps import FileStamp
 from p2phub.store.trees import Tree, remove_tree
 
 

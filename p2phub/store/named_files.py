@@ -10,8 +10,9 @@ from pathlib import Path
 
 from p2phub.digest import git_blob_id
 from p2phub.errors import ContentError, FileChanged
-from p2phub.store.base import FileStamp, SourceFile
+from p2phub.store.base import SourceFile
 from p2phub.store.folder import FolderListing, FoundFile
+from p2phub.store.stamps import FileStamp
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from p2phub.errors import MalformedDocument, NoSuchFile, UnpublishableFile
 from p2phub.paths import OllamaModels
 from p2phub.proto.file_paths import check_path
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Links, Placement, Store
+from p2phub.store.base import Links, Placement, Store
 from p2phub.store.file_system import FileSystem
 from p2phub.store.named_files import NamedFile
+from p2phub.store.stamps import FileStamp
 
 MANIFEST_BYTES_MAX = 4 << 20
 LAYERS_MAX = 256

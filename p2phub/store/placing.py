@@ -18,7 +18,7 @@ from threading import Lock
 from p2phub.errors import DestinationExists, NotHeld
 from p2phub.paths import PART_FOLDER, TREE_UNDER_WAY, tree_under_way
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Links, Method, ObjectState, Placement
+from p2phub.store.base import Links, Method, ObjectState, Placement
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.journal import Journal
@@ -26,6 +26,7 @@ from p2phub.store.making import SYNC_EACH_MAX, Making, groups, mismatch
 from p2phub.store.merging import merge_tree
 from p2phub.store.parts import remove_empty
 from p2phub.store.second_names import SecondNames
+from p2phub.store.stamps import FileStamp
 from p2phub.store.trees import Tree, remove_tree
 
 

@@ -35,7 +35,7 @@ from p2phub.proto.limits import (
     CDC_BYTES_MIN,
     CHUNK_BYTES_MAX,
 )
-from p2phub.store.base import FileStamp
+from p2phub.store.stamps import FileStamp
 
 BLOCK_BYTES = CHUNK_BYTES_MAX  # one read: a whole chunk must fit
 RING_BLOCKS = 6  # enough that no thread waits for another's short pause

@@ -12,11 +12,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from p2phub.store.base import FileStamp, Links, ObjectState
+from p2phub.store.base import Links, ObjectState
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.journal import Journal, adopted
 from p2phub.store.objects import StoredObject
+from p2phub.store.stamps import FileStamp
 
 
 class SecondNames:

@@ -15,13 +15,14 @@ from stat import S_ISREG
 from p2phub.digest import Digest
 from p2phub.errors import FileChanged, MalformedDocument, StoreError
 from p2phub.proto.content import ObjectRecord
-from p2phub.store.base import FileStamp, Method, ObjectState, Placement, SourceFile
+from p2phub.store.base import Method, ObjectState, Placement, SourceFile
 from p2phub.store.file_system import FileSystem
 from p2phub.store.holdings import Holdings
 from p2phub.store.index import ObjectRow, SegmentRow
 from p2phub.store.journal import Entry, Journal, adopted
 from p2phub.store.objects import segment_rows
 from p2phub.store.parts import samples
+from p2phub.store.stamps import FileStamp
 
 SYNC_EACH_MAX = 32  # files synced one by one; beyond it their file systems are synced once
 FILES_PER_COMMIT = 1024  # a crash leaves whole groups taken, which is harmless

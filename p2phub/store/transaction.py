@@ -192,8 +192,7 @@ class Transaction:
 
 
 def _places(row: ObjectRow) -> tuple[bytes | None, bytes | None, bytes | None]:
-    s = row.stamp
-    stamp = STAMP.pack(s.device, s.inode, s.size, s.modified_ns, s.changed_ns) if s else None
+    stamp = STAMP.pack(*row.stamp.numbers) if row.stamp else None
     return _from_path(row.path), _from_path(row.target), stamp
 
 

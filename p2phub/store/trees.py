@@ -19,8 +19,8 @@ from types import TracebackType
 from p2phub.digest import Sha256
 from p2phub.errors import DestinationExists, StoreError, StoreFailed
 from p2phub.paths import TREE_UNDER_WAY, tree_under_way
-from p2phub.store.base import FileStamp
 from p2phub.store.file_system import FileSystem, failure, failures, own_bytes
+from p2phub.store.stamps import FileStamp
 
 READ_BYTES = 1 << 20
 # What opening or reading says of what is no plain file of ours to read: a link, a folder, a pipe.

@@ -25,8 +25,9 @@ from p2phub.proto.content import CDC_RULE, TENSOR_RULE, ObjectRecord, SegmentRef
 from p2phub.proto.content_id import content_id_text
 from p2phub.proto.limits import CDC_BYTES_AVERAGE
 from p2phub.proto.manifest import FileRecord
-from p2phub.store.base import FileStamp, Release, SourceFile
+from p2phub.store.base import Release, SourceFile
 from p2phub.store.disk import DiskStore
+from p2phub.store.stamps import FileStamp
 from tests.benchmarks.daemons import Daemon, daemon
 from tests.benchmarks.measuring import MB, MIB
 

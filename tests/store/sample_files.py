@@ -12,7 +12,8 @@ from p2phub.digest import EMPTY, Digest, digest, sha256
 from p2phub.proto.content import CDC_RULE, ObjectRecord, Segment, SegmentRef
 from p2phub.proto.manifest import FilePage, FileRecord, Manifest, page_ref
 from p2phub.proto.messages import Run
-from p2phub.store.base import FileStamp, SourceFile, Store
+from p2phub.store.base import SourceFile, Store
+from p2phub.store.stamps import FileStamp
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:
