@@ -20,11 +20,11 @@ from p2phub.store.base import INCONSISTENCIES_MAX, Inconsistency
 from p2phub.store.file_system import listed
 from p2phub.store.finishing import Finishing
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Entry, Journal, adopted, kept, let_go, parse_name, part
 from p2phub.store.packs import Location, numbers, scan
 from p2phub.store.parts import Parts
 from p2phub.store.rebuild import Rebuild
+from p2phub.store.rows import ObjectRow
 from p2phub.store.stamps import FileStamp
 
 READ_BYTES = 1 << 20  # at a time, when a whole file is hashed

@@ -18,10 +18,10 @@ from p2phub.store.base import Method, ObjectState, Place, Placement
 from p2phub.store.file_system import failures
 from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Journal, adopted
 from p2phub.store.objects import StoredObject
 from p2phub.store.parts import Parts, remove_empty
+from p2phub.store.rows import ObjectRow
 from p2phub.store.stamps import FileStamp
 from p2phub.store.trees import Tree
 

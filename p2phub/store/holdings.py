@@ -23,13 +23,14 @@ from p2phub.paths import StoreFolder
 from p2phub.store.base import ObjectState, Withdrawn
 from p2phub.store.cache import Cache
 from p2phub.store.file_system import AnyPath, FileSystem, failures
-from p2phub.store.index import Index, ObjectRow, SegmentRow, SingleFile, sample_key
+from p2phub.store.index import Index
 from p2phub.store.keeping import Keeping
 from p2phub.store.objects import StoredObject, file_keys
 from p2phub.store.open_files import OpenFiles
 from p2phub.store.packs import Location, Packs
 from p2phub.store.pages import Page, Pages
 from p2phub.store.quarantine import Quarantine
+from p2phub.store.rows import ObjectRow, SegmentRow, SingleFile, sample_key
 from p2phub.store.stamps import TOUCHED, FileStamp, difference
 
 OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each

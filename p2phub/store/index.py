@@ -1,125 +1,64 @@
-"""The index: what is held and where, in one SQLite database. The one home of sqlite3.
+"""The index: what is held and where, asked of its tables.
 
-WAL with synchronous=FULL: a commit that returned survives a power cut (20 of 20 cuts; with NORMAL 0
-of 20). One writer at a time, readers beside it. Rows are facts about durable bytes only: data is
-synced before a row says so. All of it can be made again from the packs, the files and the journal.
+Rows are facts about durable bytes only: data is synced before a row says so. All of it can be made
+again from the packs, the files and the journal.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any, NamedTuple
+from typing import Any
 
-from p2phub.digest import DIGEST_BYTES, Digest
-from p2phub.errors import StoreError, StoreFailed, StoreFull, StoreNewer
-from p2phub.store.base import ObjectState, Release
-from p2phub.store.file_system import FileSystem, failure
+from p2phub.digest import Digest
+from p2phub.store.base import Release
+from p2phub.store.database import Database
+from p2phub.store.file_system import FileSystem
 from p2phub.store.packs import Location
-from p2phub.store.schema import ADDITIONS, SCHEMA
+from p2phub.store.rows import (
+    OBJECT_COLUMNS,
+    ObjectRow,
+    SegmentRow,
+    SingleFile,
+    object_row,
+    sample_key,
+    to_path,
+    to_stamp,
+)
 from p2phub.store.stamps import FileStamp
-from p2phub.store.transaction import STAMP, Transaction
-from p2phub.store.transaction import sample_key as sample_key
+from p2phub.store.transaction import Transaction
 
-INDEX_VERSION = 1
-BUSY_TIMEOUT_MS = 10_000  # a commit waits for a slow disk, never for another program
-READERS_MAX = 4  # idle connections kept; lane threads read from memory nearly always
 VARIABLES_MAX = 500  # of one statement; SQLite's own bound was 999 for long
-SAMPLE_BYTES = 256 << 10  # chunks this large are all in the chunk index
-SAMPLE_MASK = 0x0F  # of the smaller ones every sixteenth, by the last bits of its digest
 FAULTS_MAX = 16  # of the database that are told: one is enough to make it again
 CANDIDATES_MAX = 16  # places of one chunk that are tried: zeros are in every file
 
-_OBJECT = "id, digest, size, sha256, chunk_count, state, kind, path, target, stamp"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
-    """One object as the index knows it."""
-
-    id: int
-    digest: Digest
-    size: int
-    sha256: bytes
-    chunk_count: int
-    state: ObjectState
-    kind: str  # where its file is: "part", "data" or "adopted"
-    path: Path | None  # None: where `StoreFolder` says for its kind
-    target: Path | None  # where a finished part is being renamed to
-    stamp: FileStamp | None  # of the file, once whole
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRow:
-    """Where one segment's chunks lie in an object's file."""
-
-    number: int  # within the object
-    digest: Digest
-    first_chunk: int  # within the object
-    offset: int  # bytes
-    chunk_count: int
-    data_size: int  # bytes
-
-
-class SingleFile(NamedTuple):
-    """Where a whole file of one chunk lies. Many of these are read at once."""
-
-    path: str | None  # None: where `StoreFolder` says
-
-
-def sampled(digests: bytes, lengths: Sequence[int], indexes: Iterable[int]) -> list[int]:
-    """Which of `indexes` are of chunks that stand in the sparse chunk index.
-
-    digests: 32 bytes per chunk.
-    """
-    marks = digests[DIGEST_BYTES - 1 :: DIGEST_BYTES]
-    return [i for i in indexes if not marks[i] & SAMPLE_MASK or lengths[i] >= SAMPLE_BYTES]
-
 
 class Index:
-    """The database of one store."""
+    """The index of one store."""
 
     def __init__(self, path: Path, files: FileSystem) -> None:
         """Raises StoreNewer, StoreFull, StoreFailed."""
-        self._path = path
-        self._files = files
-        self._readers: deque[sqlite3.Connection] = deque()
-        self._write_lock = RLock()
-        self._is_closed = False
-        self._close_lock = Lock()
+        self._database = Database(path, files)
+        self._rows = self._database.rows
+        self.close = self._database.close
         self.losses_count = 0  # see `Store.losses_count`
         self._kept: tuple[Release, ...] | None = None  # None: to be read
         self._kept_changes = 0
         self._kept_lock = Lock()
-        with self._failures():
-            self._writer = self._connect()
-            try:
-                self._prepare()
-            except BaseException:
-                self._writer.close()
-                raise
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Durable when the block is left without an exception; undone otherwise."""
-        with self._write_lock, self._failures():
-            self._writer.execute("BEGIN IMMEDIATE")
-            change = Transaction(self._writer)
+        with self._database.exclusive:
+            change = Transaction(self._database.writer)
             try:
-                yield change
-                self._files.reach("commit", self._path)
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+                with self._database.transaction():
+                    yield change
             finally:
+                # After the commit: who reads the old rows before it must not remember them.
                 self.losses_count += change.is_loss
                 if change.is_of_kept:
                     with self._kept_lock:
@@ -128,14 +67,7 @@ class Index:
     @property
     def exclusive(self) -> RLock:
         """While it is held, nobody else commits; transactions of the holder go on."""
-        return self._write_lock
-
-    def close(self) -> None:
-        with self._write_lock, self._close_lock:
-            self._is_closed = True
-            while self._readers:
-                self._readers.pop().close()
-            self._writer.close()
+        return self._database.exclusive
 
     # ---- chunks in packs
 
@@ -243,10 +175,7 @@ class Index:
             " AND (state = 'changed') = ? AND path IS NOT NULL ORDER BY id LIMIT ?",
             (id, is_changed, count),
         )
-        return [
-            (id, Path(os.fsdecode(path)), FileStamp(*STAMP.unpack(stamp)) if stamp else None)
-            for id, path, stamp in rows
-        ]
+        return [(id, Path(os.fsdecode(path)), to_stamp(stamp)) for id, path, stamp in rows]
 
     def complete_among(self, names: Sequence[Digest]) -> set[Digest]:
         """Which of `names` are complete files: objects, or chunks in packs of known SHA-256."""
@@ -324,7 +253,7 @@ class Index:
         rows = self._rows(
             "SELECT digest, path, stamp FROM object WHERE kind = ? AND state != 'changed'", (kind,)
         )
-        return {name: (_to_path(path), _to_stamp(stamp)) for name, path, stamp in rows}
+        return {name: (to_path(path), to_stamp(stamp)) for name, path, stamp in rows}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of files by kind."""
@@ -340,7 +269,7 @@ class Index:
         if kept is not None:
             return kept
         kept = tuple(
-            Release(manifest, name, origin, _to_path(path), method, added_s, bool(pinned))
+            Release(manifest, name, origin, to_path(path), method, added_s, bool(pinned))
             for manifest, name, origin, path, method, added_s, pinned in self._rows(
                 "SELECT manifest, name, origin, path, method, added_s, is_pinned FROM release"
                 " ORDER BY added_s DESC, name"
@@ -357,9 +286,9 @@ class Index:
     # ---- within
 
     def _object(self, where: str, value: Any) -> ObjectRow | None:
-        statement = f"SELECT {_OBJECT} FROM object WHERE {where} LIMIT 1"  # noqa: S608
+        statement = f"SELECT {OBJECT_COLUMNS} FROM object WHERE {where} LIMIT 1"  # noqa: S608
         rows = self._rows(statement, (value,))
-        return _object_row(rows[0]) if rows else None
+        return object_row(rows[0]) if rows else None
 
     def _among(self, statement: str, names: Sequence[Digest]) -> set[Digest]:
         return {name for (name,) in self._in_groups(statement, names)}
@@ -370,105 +299,3 @@ class Index:
             some = names[start : start + VARIABLES_MAX]
             marks = ",".join("?" * len(some))
             yield from self._rows(f"{statement} ({marks})", some)
-
-    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._failures():
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                if self._is_closed:
-                    raise StoreFailed("the store is closed") from None
-                connection = self._connect()
-            try:
-                return connection.execute(statement, values).fetchall()
-            finally:
-                with self._close_lock:
-                    if self._is_closed or len(self._readers) >= READERS_MAX:
-                        connection.close()
-                    else:
-                        self._readers.append(connection)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT_MS / 1000,
-        )
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
-
-    def _prepare(self) -> None:
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if version > INDEX_VERSION:
-            raise StoreNewer(
-                f"the index at {self._path} has format {version}, this p2phub knows"
-                f" {INDEX_VERSION}:"
-                " it was left as it is; upgrade p2phub",
-                path=str(self._path),
-            )
-        (mode,) = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StoreFailed(
-                f"the file system at {self._path} can't hold the index: SQLite refused WAL there",
-                path=str(self._path),
-            )
-        if version == 0:
-            self._writer.executescript(
-                f"BEGIN;{SCHEMA}PRAGMA user_version = {INDEX_VERSION};COMMIT;"
-            )
-        self._writer.executescript(ADDITIONS)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise failure(error, self._path) from error
-        except sqlite3.Error as error:
-            raise _sqlite_failure(error, self._path) from error
-
-
-def _sqlite_failure(error: sqlite3.Error, path: Path) -> StoreError:
-    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    facts: dict[str, object] = {"path": str(path), "reason": name}
-    if name.startswith("SQLITE_FULL"):
-        return StoreFull(
-            f"no room for the index at {path}: free some space, the same command resumes", **facts
-        )
-    if name in ("ProgrammingError",) and "closed" in str(error):
-        return StoreFailed("the store is closed", **facts)
-    if isinstance(
-        error, (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.InterfaceError)
-    ):
-        raise error  # a bug, not a disk
-    if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return StoreFailed(
-            f"the disk refused the index at {path} ({name}). What is held is untouched: check the"
-            " disk; if it was taken out, start the daemon again once it is back",
-            **facts,
-        )
-    return StoreFailed(
-        f"the index at {path} can't be used ({name}: {error}). What is held is untouched:"
-        " check the disk and start the daemon again; an index that is damaged it makes anew from"
-        " the files",
-        **facts,
-    )
-
-
-def _object_row(row: Sequence[Any]) -> ObjectRow:
-    id, digest, size, sha256, chunk_count, state, kind, path, target, stamp = row
-    return ObjectRow(
-        id, digest, size, sha256, chunk_count, ObjectState(state), kind,
-        _to_path(path), _to_path(target),
-        _to_stamp(stamp),
-    )  # fmt: skip
-
-
-def _to_path(data: bytes | None) -> Path | None:
-    return None if data is None else Path(os.fsdecode(data))
-
-
-def _to_stamp(data: bytes | None) -> FileStamp | None:
-    return None if data is None else FileStamp(*STAMP.unpack(data))

@@ -20,7 +20,7 @@ from p2phub.digest import DIGEST_BYTES, Digest, digest
 from p2phub.errors import StoreFailed
 from p2phub.store.base import Release
 from p2phub.store.file_system import FileSystem, failures
-from p2phub.store.index import ObjectRow
+from p2phub.store.rows import ObjectRow
 from p2phub.store.stamps import FileStamp
 
 Entry: TypeAlias = dict[str, Any]

@@ -41,13 +41,13 @@ from p2phub.store.base import (
     StoreUsage,
     Withdrawn,
 )
-from p2phub.store.index import ObjectRow, SegmentRow
 from p2phub.store.keeping import Keeping
 from p2phub.store.marking import Marks
 from p2phub.store.memory_placing import MemoryPlacing, read_unchanged
 from p2phub.store.memory_spans import MemorySpanReader, MemorySpanWriter
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.pages import Page, Pages
+from p2phub.store.rows import ObjectRow, SegmentRow
 
 
 class MemoryStore:

@@ -16,7 +16,7 @@ from p2phub.errors import MalformedDocument
 from p2phub.proto.content import ObjectRecord
 from p2phub.store import bits
 from p2phub.store.base import ObjectState
-from p2phub.store.index import ObjectRow, SegmentRow
+from p2phub.store.rows import ObjectRow, SegmentRow
 
 if TYPE_CHECKING:
     from p2phub.store.hashing import PrefixHash

@@ -20,7 +20,6 @@ from threading import Lock, RLock
 
 from p2phub.digest import Digest
 from p2phub.errors import (
-    ContentError,
     NotHeld,
     StoreError,
     StoreFailed,
@@ -36,10 +35,11 @@ from p2phub.store.base import (
 )
 from p2phub.store.file_system import failures
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow, SegmentRow, sampled
 from p2phub.store.journal import Journal, part
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers
+from p2phub.store.rows import ObjectRow, SegmentRow
+from p2phub.store.sampling import samples
 
 WRITERS_MAX = 64  # parts open for writing; the one opened longest ago is synced and closed
 HEADROOM_BYTES = 64 << 20  # left free on the disk, for the index and for others
@@ -458,20 +458,6 @@ class Parts:
             finally:
                 for object in list(self._writers.values()):
                     self.release(object)
-
-
-def samples(
-    holdings: Holdings, segment: SegmentRow, indexes: Iterable[int]
-) -> list[tuple[Digest, int]]:
-    """Which chunks of a segment stand in the chunk index: (digest, number within the object)."""
-    try:
-        page = holdings.segment_page(segment)
-    except (StoreError, ContentError):
-        return []  # the page was lost meanwhile: its chunks are merely not found by the chunk index
-    return [
-        (page.digest_of(index), segment.first_chunk + index)
-        for index in sampled(page.digests, page.lengths, indexes)
-    ]
 
 
 def remove_empty(folder: Path) -> None:

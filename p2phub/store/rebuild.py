@@ -18,11 +18,12 @@ from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import ObjectState
 from p2phub.store.file_system import FileSystem, failures, listed
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import Index, ObjectRow, SegmentRow
+from p2phub.store.index import Index
 from p2phub.store.journal import Journal, parse_name
 from p2phub.store.objects import StoredObject, segment_rows
 from p2phub.store.packs import Location, numbers, scan
-from p2phub.store.parts import samples
+from p2phub.store.rows import ObjectRow, SegmentRow
+from p2phub.store.sampling import samples
 from p2phub.store.stamps import FileStamp
 
 CHUNKS_PER_COMMIT = 4096

@@ -16,9 +16,9 @@ from p2phub.digest import Sha256
 from p2phub.errors import StoreFailed
 from p2phub.store.base import ObjectState, Reread
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow
 from p2phub.store.journal import Journal, adopted
 from p2phub.store.rebuild import Rebuild
+from p2phub.store.rows import ObjectRow
 from p2phub.store.stamps import FileStamp
 
 ROWS_AT_ONCE = 1024  # looked at by stat in one step

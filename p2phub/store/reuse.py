@@ -15,10 +15,11 @@ from p2phub.digest import digest
 from p2phub.errors import ContentError, NotHeld, StoreError
 from p2phub.store import bits
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import SegmentRow, sample_key, sampled
 from p2phub.store.objects import StoredObject
 from p2phub.store.pages import Page
 from p2phub.store.parts import Parts
+from p2phub.store.rows import SegmentRow, sample_key
+from p2phub.store.sampling import sampled
 
 COPY_BYTES = 4 << 20  # read, verified and written at once
 CHECKPOINT_BYTES = 64 << 20  # of copies between two syncs: what a crash loses is copied again

@@ -12,8 +12,8 @@ from p2phub.errors import ContentError, CorruptChunk, NotHeld
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.store.base import ObjectState, Scrubbed
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import SegmentRow
 from p2phub.store.objects import StoredObject
+from p2phub.store.rows import SegmentRow
 
 
 class Scrubbing:

@@ -15,10 +15,10 @@ from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, WrongChunk
 from p2phub.proto.messages import Run
 from p2phub.store.holdings import Holdings, Place
-from p2phub.store.index import SingleFile
 from p2phub.store.packs import Location
 from p2phub.store.pages import UNKNOWN_LENGTH, Page
 from p2phub.store.parts import Parts
+from p2phub.store.rows import SingleFile
 
 
 @dataclass(frozen=True, slots=True)

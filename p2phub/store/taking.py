@@ -18,10 +18,10 @@ from p2phub.proto.content import ObjectRecord
 from p2phub.store.base import Method, ObjectState, Placement, SourceFile
 from p2phub.store.file_system import FileSystem
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import ObjectRow, SegmentRow
 from p2phub.store.journal import Entry, Journal, adopted
 from p2phub.store.objects import segment_rows
-from p2phub.store.parts import samples
+from p2phub.store.rows import ObjectRow, SegmentRow
+from p2phub.store.sampling import samples
 from p2phub.store.stamps import FileStamp
 
 SYNC_EACH_MAX = 32  # files synced one by one; beyond it their file systems are synced once

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from p2phub.digest import Digest
 from p2phub.store.base import Release
 from p2phub.store.packs import Location
-
-if TYPE_CHECKING:
-    from p2phub.store.index import ObjectRow, SegmentRow
-
-STAMP = struct.Struct(">QQQqq")
-
-
-def sample_key(name: Digest) -> int:
-    return int.from_bytes(name[:8], "big", signed=True)
+from p2phub.store.rows import ObjectRow, SegmentRow, from_path, places, sample_key
 
 
 class Transaction:
@@ -105,7 +95,7 @@ class Transaction:
             "INSERT INTO object("
             "digest, size, sha256, chunk_count, state, kind, path, target, stamp)"
             " VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (row.digest, row.size, row.sha256, row.chunk_count, row.state, row.kind, *_places(row)),
+            (row.digest, row.size, row.sha256, row.chunk_count, row.state, row.kind, *places(row)),
         )
         id = cursor.lastrowid
         assert id is not None
@@ -122,7 +112,7 @@ class Transaction:
         self.is_loss = True
         self._connection.execute(
             "UPDATE object SET state = ?, kind = ?, path = ?, target = ?, stamp = ? WHERE id = ?",
-            (row.state, row.kind, *_places(row), row.id),
+            (row.state, row.kind, *places(row), row.id),
         )
 
     def drop_object(self, id: int) -> None:
@@ -160,7 +150,7 @@ class Transaction:
                 release.manifest,
                 release.name,
                 release.origin,
-                _from_path(release.path),
+                from_path(release.path),
                 release.method,
                 release.added_s,
                 release.is_pinned,
@@ -189,12 +179,3 @@ class Transaction:
     def drop_leases(self, now_s: float) -> None:
         """Those that have run out."""
         self._connection.execute("DELETE FROM lease WHERE until_s <= ?", (now_s,))
-
-
-def _places(row: ObjectRow) -> tuple[bytes | None, bytes | None, bytes | None]:
-    stamp = STAMP.pack(*row.stamp.numbers) if row.stamp else None
-    return _from_path(row.path), _from_path(row.target), stamp
-
-
-def _from_path(path: Path | None) -> bytes | None:
-    return None if path is None else os.fsencode(path)

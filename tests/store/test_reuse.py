@@ -12,7 +12,7 @@ import pytest
 from p2phub.digest import digest
 from p2phub.paths import StoreFolder
 from p2phub.store.disk import DiskStore
-from p2phub.store.index import SAMPLE_BYTES, sampled
+from p2phub.store.sampling import SAMPLE_BYTES, sampled
 from tests.store.sample_files import SampleFile, fetch, read_all, sample, some_bytes
 
 
