@@ -9,22 +9,19 @@ nothing wrong stops the store.
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from threading import Lock
 
 from p2phub.digest import Digest, digest
-from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, StoreNewer, TooLarge
-from p2phub.paths import MOUNTS, StoreFolder
+from p2phub.errors import CorruptChunk, NotHeld, StoreFailed, TooLarge
+from p2phub.paths import StoreFolder
 from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FilePage, FileRecord, document_kind
 from p2phub.proto.messages import Run
 from p2phub.store import bits
+from p2phub.store.allocating import Allocating
 from p2phub.store.base import (
     PART_IDLE_S,
     Collected,
@@ -43,27 +40,24 @@ from p2phub.store.base import (
 )
 from p2phub.store.checking import Checking
 from p2phub.store.collecting import Collecting
-from p2phub.store.file_system import FileSystem, failures, network_file_system
+from p2phub.store.file_system import FileSystem
 from p2phub.store.finishing import Finishing
+from p2phub.store.format import end_rebuild, open_index, prepare
 from p2phub.store.hashing import PrefixHash
 from p2phub.store.holdings import Holdings
-from p2phub.store.index import Index
 from p2phub.store.journal import Journal, kept, let_go
 from p2phub.store.objects import StoredObject
 from p2phub.store.packs import Packs
 from p2phub.store.parts import Parts
 from p2phub.store.placing import DiskLayout, Placing
 from p2phub.store.rebuild import Rebuild, index_packs
+from p2phub.store.rechecking import Rechecking
 from p2phub.store.rereading import Rereading
 from p2phub.store.reuse import Reuse
 from p2phub.store.scrubbing import Scrubbing
 from p2phub.store.spans import DiskSpanReader, DiskSpanWriter
-from p2phub.store.stamps import FileStamp, difference
 from p2phub.store.taking import Taking
 
-STORE_VERSION = 1
-_VERSION_TEXT = "p2phub store "
-RECHECK_FILES = 1024  # whose rows are in memory at once
 PUT_CHUNKS_MAX = 4096  # written and synced at once
 
 
@@ -74,27 +68,27 @@ class DiskStore:
         """Open the store below `root`, or make one. Raises StoreNewer, StoreFull, StoreFailed."""
         self._files = files or FileSystem()
         self._folder = folder = StoreFolder(root.absolute())
-        is_new = _prepare(self._files, folder)
-        self._index, is_empty = _open_index(self._files, folder)
+        is_new = prepare(self._files, folder)
+        self._index, is_empty = open_index(self._files, folder)
         if is_empty and not is_new:
             index_packs(self._index, self._files, folder)
         packs = Packs(folder, self._files, self._index.pack_ends())
         self._holdings = Holdings(folder, self._files, self._index, packs)
         self._journal = Journal(folder.journal, self._files)
-        self._parts = Parts(self._holdings, self._journal)
+        self._parts = Parts(self._holdings)
+        self._allocating = Allocating(self._holdings, self._journal, self._parts)
         self._finishing = Finishing(self._holdings, self._journal, self._parts)
         self._taking = Taking(self._holdings, self._journal)
         self._placing = Placing(self._holdings, self._journal)
         self._collecting = Collecting(self._holdings, self._journal, self._parts)
         self._scrubbing = Scrubbing(self._holdings)
+        self._rechecking = Rechecking(self._holdings)
         self._rereading = Rereading(self._holdings, self._journal)
         self._packs = packs
-        self._rechecking = Lock()
-        self._rechecked_id = 0  # of the last object that a bounded `recheck` looked at
         if is_empty and not is_new:
             Rebuild(self._holdings, self._journal).run()
         if is_empty:
-            _end_rebuild(self._files, folder)
+            end_rebuild(self._files, folder)
         self._recover()
 
     # ---- single chunks and documents
@@ -151,7 +145,7 @@ class DiskStore:
         found = self._holdings.named(object)
         if found is not None:
             self._finishing.settle(found, is_anew=True)
-        self._parts.open(object, folder)
+        self._allocating.open(object, folder)
 
     def reuse(self, object: Digest) -> int:
         found = self._holdings.named(object)
@@ -250,15 +244,7 @@ class DiskStore:
         return self._holdings.withdrawn()
 
     def recheck(self, count_max: int | None = None) -> int:
-        with self._rechecking:
-            if count_max is not None:
-                self._rechecked_id, changed = self._recheck(self._rechecked_id, count_max)
-                return changed
-            id, changed = self._recheck(0, RECHECK_FILES)
-            while id:
-                id, more = self._recheck(id, RECHECK_FILES)
-                changed += more
-            return changed
+        return self._rechecking.look(count_max)
 
     def reread(self, size_max: int, now_s: float) -> Reread:
         return self._rereading.step(size_max, now_s)
@@ -374,27 +360,6 @@ class DiskStore:
             found = bits.union(found, some)
         return bytes(found)
 
-    def _recheck(self, after: int, count: int) -> tuple[int, int]:
-        """Look at the next `count` adopted files; the id of the last one, 0 at the end of them
-        all, and how many were changed.
-        """
-        rows, changed = self._index.adopted_after(after, count), 0
-        for id, path, stamp in rows:
-            try:
-                now = FileStamp.of(os.lstat(path))
-                reason = difference(now, stamp) if stamp is not None else "was edited"
-            except FileNotFoundError:
-                reason = "was removed"
-            except OSError:
-                continue  # a disk that is away for a moment is not a file that changed
-            object = self._holdings.object(id) if reason else None
-            if object is None or object.namings:
-                continue
-            if object.row.path == path and object.row.stamp == stamp:
-                self._holdings.withdraw(object, reason)
-                changed += 1
-        return rows[-1][0] if len(rows) == count else 0, changed
-
     def _status(self, object: StoredObject) -> ObjectStatus:
         row = object.row
         chunks, size = object.held()
@@ -413,86 +378,3 @@ class DiskStore:
                 # stays as it is, and whoever asks for it is told.
                 with suppress(StoreFailed):
                     self._finishing.settle(object)
-
-
-def _open_index(files: FileSystem, folder: StoreFolder) -> tuple[Index, bool]:
-    """The index, and whether it is empty because there was none, or it was damaged or never made
-    whole, and so was set aside.
-    """
-    with failures(folder.index):
-        is_empty = not folder.index.exists() or folder.rebuilding.exists()
-    if not is_empty:
-        try:
-            return Index(folder.index, files), False
-        except StoreFailed as error:
-            if error.facts.get("reason") not in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-                raise
-    # First, and durable: a half that a crash leaves must not be taken for the whole.
-    files.close(files.open(folder.rebuilding, os.O_WRONLY | os.O_CREAT))
-    files.sync_folder(folder.root)
-    stem = f"{folder.index.name}-{time.time_ns()}"
-    for suffix in ("", "-wal", "-shm"):
-        path = folder.index.with_name(folder.index.name + suffix)
-        if os.path.lexists(path):
-            files.rename(path, folder.quarantine / (stem + suffix))
-    return Index(folder.index, files), True
-
-
-def _end_rebuild(files: FileSystem, folder: StoreFolder) -> None:
-    """Every row is committed: from now on the index counts."""
-    files.remove(folder.rebuilding)
-    files.sync_folder(folder.root)
-
-
-def _prepare(files: FileSystem, folder: StoreFolder) -> bool:
-    """Refuse what can't be used, else make the folders; whether the store is new.
-
-    Nothing is changed before the version was read.
-    """
-    try:
-        text = folder.version.read_text("utf-8", "replace")
-    except FileNotFoundError:
-        text = ""
-    except OSError as error:
-        raise StoreFailed(
-            f"{folder.version} can't be read: {error.strerror}", path=str(folder.root)
-        ) from error
-    if text:
-        number = text.removeprefix(_VERSION_TEXT).strip()
-        if not text.startswith(_VERSION_TEXT) or not number.isdecimal():
-            raise StoreFailed(
-                f"{folder.version} is not a version of a store", path=str(folder.version)
-            )
-        if int(number) > STORE_VERSION:
-            raise StoreNewer(
-                f"the store at {folder.root} has format {number}, this p2phub knows"
-                f" {STORE_VERSION}: it was left as it is; upgrade p2phub",
-                path=str(folder.root), version=int(number),
-            )  # fmt: skip
-    try:
-        mounts = MOUNTS.read_text("utf-8", "surrogateescape")
-    except OSError:
-        mounts = ""  # no such system: SQLite itself refuses WAL where it can't be
-    kind = network_file_system(Path(os.path.realpath(folder.root)), mounts)
-    if kind is not None:
-        raise StoreFailed(
-            f"the store can't lie on a network file system ({kind}), as"
-            f" {folder.root} does: its index would be damaged. Choose a home on a local disk;"
-            " files may be published from anywhere",
-            path=str(folder.root), type=kind,
-        )  # fmt: skip
-    for path in (folder.root, folder.parts, folder.data, folder.packs, folder.quarantine):
-        files.make_folder(path)
-    with failures(folder.scratch):
-        if folder.scratch.exists():
-            shutil.rmtree(folder.scratch)
-    files.make_folder(folder.scratch)
-    if not text:
-        file = files.open(folder.version, os.O_WRONLY | os.O_CREAT)
-        try:
-            files.write(file, [f"{_VERSION_TEXT}{STORE_VERSION}\n".encode()], 0, folder.version)
-            files.sync(file, folder.version)
-        finally:
-            files.close(file)
-        files.sync_folder(folder.root)
-    return not text

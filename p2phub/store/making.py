@@ -17,11 +17,11 @@ from p2phub.digest import Digest, Sha256, sha256
 from p2phub.display import size_text
 from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld, StoreFull
 from p2phub.proto.manifest import FileRecord
+from p2phub.store.allocating import HEADROOM_BYTES
 from p2phub.store.base import Method, ObjectState
 from p2phub.store.file_system import failure, failures
 from p2phub.store.holdings import Holdings
 from p2phub.store.objects import StoredObject
-from p2phub.store.parts import HEADROOM_BYTES
 from p2phub.store.second_names import SecondNames
 from p2phub.store.trees import Tree
 

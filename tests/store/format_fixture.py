@@ -10,7 +10,8 @@ from __future__ import annotations
 import shutil
 
 from p2phub.store.base import Release
-from p2phub.store.disk import STORE_VERSION, DiskStore
+from p2phub.store.disk import DiskStore
+from p2phub.store.format import STORE_VERSION
 from tests.sources import ROOT
 from tests.store.sample_files import fetch, manifest_of, sample
 

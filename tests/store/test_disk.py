@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from p2phub.errors import (
     CorruptChunk,
     NotHeld,
     StoreFailed,
-    StoreNewer,
 )
 from p2phub.paths import StoreFolder
 from p2phub.proto.messages import Run
@@ -232,29 +230,6 @@ def test_more_parts_than_open_files_are_written_side_by_side(
 
 
 # ---- the store itself
-
-
-def test_a_newer_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "VERSION").write_text("p2phub store 2\n")
-    with pytest.raises(StoreNewer) as caught:
-        DiskStore(tmp_path)
-    assert caught.value.facts["version"] == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["VERSION"]
-
-
-def test_a_newer_index_is_refused(tmp_path: Path) -> None:
-    DiskStore(tmp_path).close()
-    with sqlite3.connect(tmp_path / "index.db") as database:
-        database.execute("PRAGMA user_version = 2")
-    database.close()
-    with pytest.raises(StoreNewer):
-        DiskStore(tmp_path)
-
-
-def test_a_folder_with_another_version_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "VERSION").write_text("something else 1\n")
-    with pytest.raises(StoreFailed, match="not a version"):
-        DiskStore(tmp_path)
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:

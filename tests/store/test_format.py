@@ -12,7 +12,8 @@ import pytest
 
 from p2phub.errors import StoreFailed, StoreNewer
 from p2phub.store.base import ObjectState
-from p2phub.store.disk import STORE_VERSION, DiskStore
+from p2phub.store.disk import DiskStore
+from p2phub.store.format import STORE_VERSION
 from tests.store.format_fixture import (
     FOLDER,
     MANIFEST,
@@ -102,6 +103,6 @@ def test_a_version_that_is_none_is_refused_unchanged(tmp_path: Path) -> None:
     shutil.copytree(FOLDER / f"v{STORE_VERSION}", root)
     (root / "VERSION").write_text("another program's\n")
     before = contents(root)
-    with pytest.raises(StoreFailed):
+    with pytest.raises(StoreFailed, match="not a version"):
         DiskStore(root)
     assert contents(root) == before
