@@ -145,9 +145,8 @@ SPAN_STREAM_BUFFERS_BYTES_MAX = 32 * MIB  # their own, so that slow streams cann
 LANE_RECORDS_BYTES = 256 * KIB  # ciphertext moved by one system call: 16 TLS records
 # TCP, TLS and ticket together: four round trips, two of them lost once.
 LANE_HANDSHAKE_TIMEOUT_S = 5.0
-LANE_PENDING_MAX = 8  # accepted sockets that have not shown a ticket yet
 LANE_TICKET_LIFETIME_S = 30.0  # the opener dials at once; the rest is its busy uplink
-LANE_TICKETS_MAX = 64  # tickets not yet shown
+LANE_TICKETS_MAX = 64  # tickets not yet shown, and accepted sockets that have not shown one
 LANE_TICK_S = 1.0  # a blocked lane looks this often whether its time is up
 LANE_CANCEL_S = 1.0  # a lane's thread is gone this long after `close` at the latest
 LANE_PATIENCE_S = 30.0  # no progress for this long ends a lane that owes bytes

@@ -4,8 +4,9 @@ All in trio tasks, without a thread.
 
 The accepting end hands a one-time ticket to the peer over their session, with the fingerprint of
 its certificate. It takes connections only from addresses for which a ticket is open, as many at a
-time as tickets are open for them. The dialling end pins the fingerprint before it shows the
-ticket. One deadline covers TCP, TLS and ticket together.
+time as tickets are open for them, so that nobody waits behind those that say nothing. The dialling
+end pins the fingerprint before it shows the ticket. One deadline covers TCP, TLS and ticket
+together.
 
 Source: SPEC.md section 8.
 """
@@ -32,11 +33,11 @@ from p2phub.errors import (
     PortInUse,
     ProtocolViolation,
 )
+from p2phub.net.addresses import gives_way, network_of
 from p2phub.net.lane_certificate import LaneIdentity, dialling_context
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.proto.limits import (
     LANE_HANDSHAKE_TIMEOUT_S,
-    LANE_PENDING_MAX,
     LANE_TICKET_LIFETIME_S,
     LANE_TICKETS_MAX,
 )
@@ -77,8 +78,9 @@ class LaneListener:
         self._socket = _listening_socket(host, port)
         self._identity = LaneIdentity()
         self._tickets: dict[bytes, _Ticket] = {}
-        self._pending: dict[str, int] = {}  # host: connections that have not shown a ticket yet
-        self._slots = trio.Semaphore(LANE_PENDING_MAX)
+        # Connections that have not shown a ticket yet, LANE_TICKETS_MAX at most, oldest first; by
+        # host.
+        self._pending: dict[trio.CancelScope, str] = {}
         self._nursery: trio.Nursery | None = None
         self.refused_count = 0  # connections turned away since the start
 
@@ -114,11 +116,14 @@ class LaneListener:
         on_lane: called in the event loop with the lane that the ticket opened; owns it from then
         on.
         on_expired: called instead when nobody showed it in time; not when it was revoked.
+        Where all tickets are given out, the network that has most of them loses its oldest to one
+        that has two fewer.
         Raises LanesBusy, also when the listener stops: sessions may outlive it by a moment.
         """
-        if self._nursery is None or len(self._tickets) >= LANE_TICKETS_MAX:
+        host = normal_host(host)
+        if self._nursery is None or not self._has_room_for(host):
             raise LanesBusy()
-        ticket = _Ticket(secrets.token_bytes(TICKET_BYTES), normal_host(host), on_lane)
+        ticket = _Ticket(secrets.token_bytes(TICKET_BYTES), host, on_lane)
         self._tickets[ticket.secret] = ticket
         self._nursery.start_soon(self._expire, ticket, on_expired)
         return ticket.secret
@@ -128,6 +133,18 @@ class LaneListener:
         ticket = self._tickets.pop(secret, None)
         if ticket is not None:
             ticket.settled.set()
+
+    def _has_room_for(self, host: str) -> bool:
+        if len(self._tickets) < LANE_TICKETS_MAX:
+            return True
+        network = gives_way((ticket.host for ticket in self._tickets.values()), host)
+        if network is None:
+            return False
+        # Who means to dial does so at once, so the oldest is the least likely one.
+        self.revoke_ticket(
+            next(key for key, held in self._tickets.items() if network_of(held.host) == network)
+        )
+        return True
 
     async def _expire(self, ticket: _Ticket, on_expired: OnExpired | None) -> None:
         with trio.move_on_after(self._ticket_lifetime_s):
@@ -139,17 +156,7 @@ class LaneListener:
             on_expired()
 
     async def _accept_all(self, nursery: trio.Nursery) -> None:
-        while True:
-            await self._slots.acquire()
-            try:
-                connected, host = await self._accept()
-            except BaseException:
-                self._slots.release()
-                raise
-            nursery.start_soon(self._admit, connected, host)
-
-    async def _accept(self) -> tuple[socket.socket, str]:
-        """The next connection from a host for which more tickets are open than connections wait."""
+        """Take connections from hosts for which more tickets are open than connections wait."""
         while True:
             await trio.lowlevel.wait_readable(self._socket.fileno())
             try:
@@ -159,30 +166,37 @@ class LaneListener:
                     await trio.sleep(_OUT_OF_DESCRIPTORS_PAUSE_S)
                 continue  # Otherwise the dialler is gone again.
             host = normal_host(address[0])
-            if self._pending.get(host, 0) < self._tickets_count(host):
-                self._pending[host] = self._pending.get(host, 0) + 1
-                return connected, host
-            self.refused_count += 1
-            connected.close()
+            waiting = list(self._pending.values()).count(host)
+            if waiting >= self._tickets_count(host):
+                self.refused_count += 1
+                connected.close()
+                continue
+            if len(self._pending) >= LANE_TICKETS_MAX:
+                # Tickets that were taken back left their connections. An honest handshake is over
+                # in a moment, so the oldest is the least likely one.
+                oldest = next(iter(self._pending))
+                del self._pending[oldest]
+                oldest.cancel()
+            scope = trio.CancelScope()
+            self._pending[scope] = host
+            nursery.start_soon(self._admit, connected, host, scope)
 
     def _tickets_count(self, host: str) -> int:
         return sum(ticket.host == host for ticket in self._tickets.values())
 
-    async def _admit(self, connected: socket.socket, host: str) -> None:
+    async def _admit(self, connected: socket.socket, host: str, scope: trio.CancelScope) -> None:
         """One connection from its first byte to its ticket."""
+        scope.deadline = trio.current_time() + self._handshake_timeout_s
         channel = LaneChannel(connected, self._identity.context, is_server=True)
         ticket = None
         try:
-            with trio.move_on_after(self._handshake_timeout_s):
+            with scope:
                 await channel.start()
                 ticket = self._redeem(await channel.receive_first(TICKET_BYTES), host)
         except P2phubError as error:
             log.debug("a lane from %s was not opened: %s", host, error)
         finally:
-            self._slots.release()
-            self._pending[host] -= 1
-            if not self._pending[host]:
-                del self._pending[host]
+            self._pending.pop(scope, None)
             if ticket is None:
                 self.refused_count += 1
                 channel.close()

@@ -195,6 +195,11 @@ class Channels:
         self._offered[session] = secret
         return LaneTicket(secret, fingerprint, port)
 
+    def has_offered(self, session: Session) -> bool:
+        """Whether a ticket of `session` may become one more channel that sends."""
+        ticket = self._stream_tickets.get(self._offered.get(session, b""))
+        return ticket is not None and trio.current_time() < ticket.expires_s
+
     def take_back(self, session: Session) -> None:
         """Let nobody use the ticket that `session` has open, if it has one."""
         secret = self._offered.pop(session, None)
@@ -211,7 +216,7 @@ class Channels:
         It takes the place of the ticket of ours that it could not use: who was given none is not
         dialled. Raises LanesBusy, PeerUnreachable, PeerTimeout, ProtocolViolation.
         """
-        if self._offered.get(session) not in self._stream_tickets:
+        if not self.has_offered(session):
             raise LanesBusy()
         channel = await self._dial(ticket, session)
         self.take_back(session)

@@ -177,10 +177,12 @@ class Serving:
         return True
 
     def make_room(self) -> None:
-        """Close the channel that was not used for longest by somebody without a slot."""
-        idle = [session for session in self._sessions.values() if session.is_channel_idle]
+        """Take a channel back, or a ticket for one, that was not used for longest by somebody
+        without a slot.
+        """
+        idle = [session for session in self._sessions.values() if session.is_place_idle]
         if idle:
-            min(idle, key=lambda session: session.channel_used_s).close_channel()
+            min(idle, key=lambda session: session.place_used_s).give_place()
 
     def _say(self, key: str, message: Message) -> None:
         session = self._sessions.get(key)
@@ -215,7 +217,7 @@ class _ServedSession:
         self._readers: dict[int, SpanReader] = {}  # requested, by request id
         self._outbox_send, self._outbox = trio.open_memory_channel[Message](OUTBOX_MAX)
         self._channel: SendingChannel | None = None
-        self.channel_used_s = 0.0
+        self.place_used_s = 0.0
         self._is_dialling = False
         self._is_lane_owed = False  # wanted, when the one before was closing
         self._scope = trio.CancelScope()
@@ -404,18 +406,20 @@ class _ServedSession:
     # ---- the byte channel ------------------------------------------------------------------------
 
     @property
-    def is_channel_idle(self) -> bool:
-        """Whether its channel is of no use until it has a slot."""
-        return (
-            self._channel is not None
-            and not self._channel.is_closing
-            and not self._readers
-            and not self._machine.has_slot(self._key)
+    def is_place_idle(self) -> bool:
+        """Whether the channel that it has, or has a ticket for, is of no use until it has a
+        slot.
+        """
+        channels = self._serving._channels
+        has_place = channels.has_offered(self._session) or (
+            self._channel is not None and not self._channel.is_closing
         )
+        return has_place and not self._readers and not self._machine.has_slot(self._key)
 
-    def close_channel(self) -> None:
-        assert self._channel is not None
-        self._channel.close()
+    def give_place(self) -> None:
+        self._serving._channels.take_back(self._session)
+        if self._channel is not None:
+            self._channel.close()
 
     def _offer_lane(self) -> None:
         self._is_lane_owed = False
@@ -423,7 +427,10 @@ class _ServedSession:
         is_served = self._machine.has_slot(self._key)
         if is_served and not channels.has_room_to_send(is_served=True):
             self._serving.make_room()
-        self._machine.on_preparing(self._key, trio.current_time())
+        now = trio.current_time()
+        if not channels.has_offered(self._session):
+            self.place_used_s = now  # asking again for what is not used is no use of it
+        self._machine.on_preparing(self._key, now)
         offer = channels.offer_sending(
             self._session, self._on_channel, self._on_event, is_served=is_served
         )
@@ -446,8 +453,8 @@ class _ServedSession:
             channel.close()
             return
         self._channel = channel
-        self.channel_used_s = trio.current_time()
-        self._machine.on_preparing(self._key, self.channel_used_s)
+        self.place_used_s = trio.current_time()
+        self._machine.on_preparing(self._key, self.place_used_s)
         self._serving.wake()
 
     def _on_event(self, event: ChannelEvent) -> None:
@@ -463,7 +470,7 @@ class _ServedSession:
                 self._machine.on_sent(self._key, size_bytes, now)
                 self._serving._seeding.on_sent(self._key, size_bytes)
             case SpanSent(_, request_id) | SpanUnserved(_, request_id):
-                self.channel_used_s = now
+                self.place_used_s = now
                 if self._readers.pop(request_id, None) is not None:
                     self._machine.on_upload_done(self._key, request_id, now)
             case ChannelClosed(channel) if channel is self._channel:

@@ -20,7 +20,7 @@ from p2phub.errors import (
 from p2phub.net.lane_certificate import dialling_context
 from p2phub.net.lane_channel import LaneChannel
 from p2phub.net.lane_listener import LaneListener, connect_lane, normal_host
-from p2phub.proto.limits import LANE_PENDING_MAX, LANE_TICKETS_MAX
+from p2phub.proto.limits import LANE_TICKETS_MAX
 from p2phub.proto.messages import TICKET_BYTES
 from tests.net.lane_pair import LOOPBACK, SOON_S, listening, open_channels
 
@@ -176,6 +176,27 @@ async def test_open_tickets_have_a_bound() -> None:
             listener.issue_ticket(LOOPBACK, Opened())
 
 
+async def test_a_host_that_holds_all_tickets_keeps_nobody_out() -> None:
+    opened = Opened()
+    async with listening() as listener:
+        held = [listener.issue_ticket(OTHER_LOOPBACK, Opened()) for _ in range(LANE_TICKETS_MAX)]
+        with pytest.raises(LanesBusy):
+            listener.issue_ticket(OTHER_LOOPBACK, Opened())
+        dialled = await dial(listener, listener.issue_ticket(LOOPBACK, opened))
+        (await opened.next()).close()
+        dialled.close()
+        assert [secret for secret in held if secret in listener._tickets] == held[1:]
+
+
+async def test_who_holds_as_many_tickets_as_others_takes_none_of_theirs() -> None:
+    async with listening() as listener:
+        for host in (LOOPBACK, OTHER_LOOPBACK) * (LANE_TICKETS_MAX // 2):
+            listener.issue_ticket(host, Opened())
+        for host in (LOOPBACK, OTHER_LOOPBACK):
+            with pytest.raises(LanesBusy):
+                listener.issue_ticket(host, Opened())
+
+
 async def test_a_listener_that_stops_gives_no_more_tickets() -> None:
     listener = LaneListener(LOOPBACK, 0)
     async with trio.open_nursery() as nursery:
@@ -204,18 +225,40 @@ async def test_an_address_has_no_more_connections_waiting_than_tickets() -> None
         await first.aclose()
 
 
-async def test_silent_connections_are_cut_off_and_those_behind_them_are_served() -> None:
+async def test_silent_connections_delay_nobody_and_are_cut_off() -> None:
     opened = Opened()
-    async with listening(handshake_timeout_s=0.2) as listener:
-        tickets = [listener.issue_ticket(LOOPBACK, opened) for _ in range(LANE_PENDING_MAX + 1)]
-        silent = [await stranger(listener) for _ in range(LANE_PENDING_MAX)]
+    async with listening(handshake_timeout_s=1.0) as listener:
+        tickets = [listener.issue_ticket(LOOPBACK, opened) for _ in range(LANE_TICKETS_MAX)]
+        silent = [await stranger(listener) for _ in tickets[1:]]
         dialled = await dial(listener, tickets[0])
         accepted = await opened.next()
+        assert not listener.refused_count, "none of them is cut off yet"
         for stream in silent:
             assert await hangs_up(stream)
         dialled.close()
         accepted.close()
-        assert listener.refused_count == LANE_PENDING_MAX
+        assert listener.refused_count == len(silent)
+
+
+async def test_connections_whose_tickets_were_taken_back_are_bounded() -> None:
+    opened = Opened()
+    async with listening() as listener:
+        silent = []
+        for _ in range(LANE_TICKETS_MAX):
+            ticket = listener.issue_ticket(OTHER_LOOPBACK, opened)
+            silent.append(await stranger(listener, OTHER_LOOPBACK))
+            with trio.fail_after(SOON_S):
+                while len(listener._pending) < len(silent):
+                    await trio.lowlevel.checkpoint()
+            listener.revoke_ticket(ticket)
+            listener.issue_ticket(OTHER_LOOPBACK, opened)
+        dialled = await dial(listener, listener.issue_ticket(LOOPBACK, opened))
+        (await opened.next()).close()
+        dialled.close()
+        assert await hangs_up(silent[0])
+        assert listener.refused_count == 1
+        for stream in silent[1:]:
+            await stream.aclose()
 
 
 async def test_a_trickle_does_not_stretch_the_deadline() -> None:

@@ -16,7 +16,7 @@ from p2phub.node.node import Node
 from p2phub.proto import protocols
 from p2phub.proto.content_id import parse_content_id
 from p2phub.proto.frames import frame as frame_of
-from p2phub.proto.messages import Hello, Join, Peers, encode_message
+from p2phub.proto.messages import Hello, Join, LaneWanted, Peers, encode_message
 from p2phub.proto.names import parse_reference
 from tests.net.nodes import SYN, WINDOW, attack, data_frame, frame, opening
 from tests.node.hostile_peers import node_of, peer_of, receive_until, session_with
@@ -45,6 +45,32 @@ async def test_a_peer_with_a_slot_gets_the_channel_of_one_that_rests(tmp_path: P
             # It comes back: then the other's, which has all it wanted, goes.
             await read_some(reader, content_id, peers)
             assert sum(not channel.is_closing for channel in seed._channels._open) <= 1
+
+
+async def test_tickets_that_one_host_does_not_use_keep_nobody_from_a_fetch(tmp_path: Path) -> None:
+    async with (
+        node(tmp_path / "seed", lanes=4) as seed,
+        node(tmp_path / "honest") as honest,
+        trio.open_nursery() as nursery,
+    ):
+        content_id = await publish(seed, write_model(tmp_path / "model"))
+        assert isinstance(seed._network, Libp2pNetwork)
+        attacker = await attack(nursery, seed._network, source="127.0.0.2")
+        hello, wanted = (frame_of(encode_message(m)) for m in (Hello("x", 1), LaneWanted()))
+        channels = seed._channels
+        with trio.fail_after(5):
+            for index in (1, 3, 5, 7):
+                greeting = data_frame(index, opening(protocols.SWARM) + hello)
+                await attacker.send(frame(WINDOW, SYN, index), greeting)
+            while len(seed._serving._machine.unchoked) < 4:
+                await trio.sleep(0.01)
+            await attacker.send(*(data_frame(index, wanted) for index in (1, 3, 5, 7)))
+            while channels.has_room_to_send(is_served=True):
+                await trio.sleep(0.01)
+        with trio.fail_after(10):
+            await fetch(honest, content_id, to=tmp_path / "out", peers=(await address(seed),))
+        assert same_files(tmp_path / "model", tmp_path / "out")
+        nursery.cancel_scope.cancel()
 
 
 async def test_sessions_of_one_host_that_say_nothing_keep_nobody_from_a_fetch(
