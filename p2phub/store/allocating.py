@@ -37,7 +37,7 @@ class Allocating:
         """See `Store.open_part`."""
         self._holdings.keeping.note([name])
         with self._parts.exclusive:
-            object = self._holdings.named(name)
+            object = self._holdings.objects.named(name)
             if object is not None and object.is_whole:
                 return
             if object is not None and object.row.state is ObjectState.PARTIAL:
@@ -61,7 +61,7 @@ class Allocating:
                 change.add_object(row, segments)
             if object is not None:
                 self._holdings.dropped(object)
-            self._holdings.added(name, segments)
+            self._holdings.objects.added(name, segments)
 
     def _copy_damaged(self, object: StoredObject) -> None:
         """Make a part of a whole file that lost chunks: its right chunks stay, and nobody else's

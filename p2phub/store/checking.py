@@ -74,7 +74,7 @@ class Checking:
         """Rows of the store's own whose file is gone: as any read would, say that it is."""
         index = self._holdings.index
         for id in index.object_ids("kind != 'adopted' AND state != 'changed'"):
-            object = self._holdings.object(id)
+            object = self._holdings.objects.get(id)
             if object is None or object.is_closing:
                 continue
             path = self._holdings.path(object)
@@ -195,6 +195,7 @@ class Checking:
 
     def _missing_documents(self) -> set[Digest]:
         wanted: set[Digest] = set()
+        named = self._holdings.objects.named
         for release in self._holdings.index.releases():
             wanted.add(release.manifest)
             with suppress(NotHeld, CorruptChunk, ContentError):
@@ -205,7 +206,7 @@ class Checking:
                 wanted.update(pages)
                 for page in pages:
                     for file in FilePage.decode(self._holdings.get(page)).files:
-                        if file.has_record and (object := self._holdings.named(file.object)):
+                        if file.has_record and (object := named(file.object)):
                             wanted.add(file.object)
                             wanted.update(segment.digest for segment in object.segments)
         return wanted - self._holdings.has(list(wanted), is_durable=False)
@@ -241,7 +242,7 @@ class Checking:
                     (f"that the release {manifest.hex()} is let go", let_go(manifest, name))
                 )
             for digest, (path, stamp) in index.files("adopted").items():
-                object = self._holdings.named(digest)
+                object = self._holdings.objects.named(digest)
                 if object is None or path is None or stamp is None:
                     continue
                 entry = adopted(object.row, path, stamp)

@@ -100,7 +100,7 @@ class Collecting:
         return leased | self._holdings.keeping.roots()
 
     def _segments_of(self, name: Digest) -> list[Digest] | None:
-        object = self._holdings.named(name)
+        object = self._holdings.objects.named(name)
         return None if object is None else [segment.digest for segment in object.segments]
 
     # ---- sweep
@@ -163,7 +163,7 @@ class Collecting:
         """Which of these objects go. A part in use since `since_s` is marked instead."""
         found = []
         for id in ids:
-            object = self._holdings.object(id)
+            object = self._holdings.objects.get(id)
             if object is None:
                 continue
             name = object.row.digest

@@ -142,13 +142,13 @@ class DiskStore:
     # ---- objects
 
     def open_part(self, object: Digest, *, folder: Path | None = None) -> None:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is not None:
             self._finishing.settle(found, is_anew=True)
         self._allocating.open(object, folder)
 
     def reuse(self, object: Digest) -> int:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is None or found.row.kind != "part":
             if found is not None and found.is_whole:
                 return 0
@@ -162,7 +162,7 @@ class DiskStore:
         return self._parts.checkpoint()
 
     def finish(self, object: Digest, *, place: Place | None = None) -> Placement:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is None or (found.row.chunk_count == 1 and not found.is_whole):
             file = self._finishing.finish_single(object, found, place.path if place else "")
             return self._placing.place_files([file], place.folder) if place else Placement(Path())
@@ -176,7 +176,7 @@ class DiskStore:
         return self._placing.place_files([file], place.folder)
 
     def hash_ahead(self, object: Digest, size_max: int) -> int:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is None or found.row.kind != "part" or found.is_whole:
             return 0
         with found.lock:
@@ -187,7 +187,7 @@ class DiskStore:
             return 0  # finished or dropped meanwhile
 
     def status(self, object: Digest) -> ObjectStatus | None:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is not None:
             return self._status(found)
         sha256 = self._index.sha256_of_small(object)
@@ -213,7 +213,7 @@ class DiskStore:
 
     def objects(self, *, size_min: int = 0) -> Iterator[ObjectStatus]:
         for id in self._index.object_ids("chunk_count > 1 AND size >= ?", (size_min,)):
-            object = self._holdings.object(id)
+            object = self._holdings.objects.get(id)
             if object is not None:
                 yield self._status(object)
 
@@ -222,7 +222,7 @@ class DiskStore:
         return row.digest if row else self._index.small_with_sha256(sha256)
 
     def discard_part(self, object: Digest) -> None:
-        found = self._holdings.named(object)
+        found = self._holdings.objects.named(object)
         if found is not None and found.row.state is not ObjectState.COMPLETE:
             self._parts.discard(found)
 
@@ -351,7 +351,7 @@ class DiskStore:
             held = holdings.has(names, is_durable=is_durable)
             return bytes(bits.of((i for i, name in enumerate(names) if name in held), count))
         found = bytearray(bits.size(count))
-        for object, segment in holdings.places(page):
+        for object, segment in holdings.objects.places(page):
             if segment.chunk_count != count:
                 continue  # an object that says something false about this page
             some = object.durable_bits(segment) if is_durable else object.written_bits(segment)
@@ -372,7 +372,7 @@ class DiskStore:
         """Carry out what a crash left doomed, and understand what it left of each part."""
         self._collecting.redo()
         for id in self._index.object_ids("state = 'partial' AND kind = 'part'"):
-            object = self._holdings.object(id)
+            object = self._holdings.objects.get(id)
             if object is not None:
                 # A part in a folder of the user's may lie on a disk that is away or failing: it
                 # stays as it is, and whoever asks for it is told.

@@ -9,43 +9,31 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock, RLock
-from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from p2phub.digest import EMPTY, Digest, digest
 from p2phub.errors import CorruptChunk, MalformedDocument, NotHeld, StoreError, StoreFailed
 from p2phub.paths import StoreFolder
 from p2phub.store.base import ObjectState, Withdrawn
-from p2phub.store.cache import Cache
 from p2phub.store.file_system import AnyPath, FileSystem, failures
 from p2phub.store.index import Index
 from p2phub.store.keeping import Keeping
+from p2phub.store.object_table import ObjectTable
 from p2phub.store.objects import StoredObject, file_keys
 from p2phub.store.open_files import OpenFiles
 from p2phub.store.packs import Location, Packs
 from p2phub.store.pages import Page, Pages
 from p2phub.store.quarantine import Quarantine
-from p2phub.store.rows import ObjectRow, SegmentRow, SingleFile, sample_key
+from p2phub.store.rows import ObjectRow, SegmentRow, sample_key
 from p2phub.store.stamps import TOUCHED, FileStamp, difference
 
-OBJECTS_MAX = 4096  # objects remembered beyond those in use: a few kilobytes each
-PLACES_MAX = 16384  # segments whose places are remembered
 WITHDRAWN_MAX = 10_000  # not yet told; beyond it the oldest are dropped: the index has them
-
-
 _REPLACED = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EISDIR)
-
-
-class Place(NamedTuple):
-    """A segment in an object's file."""
-
-    object: StoredObject
-    segment: SegmentRow
 
 
 class Holdings:
@@ -57,14 +45,10 @@ class Holdings:
         self.index = index
         self.packs = packs
         self.pages = Pages(self.get)
-        self._objects: WeakValueDictionary[int, StoredObject] = WeakValueDictionary()
-        self._recent: Cache[int, StoredObject] = Cache(OBJECTS_MAX)
-        self._ids: Cache[Digest, int] = Cache(OBJECTS_MAX)
-        self._places: Cache[Digest, tuple[tuple[int, int], ...]] = Cache(PLACES_MAX)
-        self._places_version = 0
-        self._lock = Lock()
+        self.objects = ObjectTable(index)
         self._open: OpenFiles[int] = OpenFiles(files.close)
-        self._withdrawn: list[Withdrawn] = []
+        self._withdrawn: deque[Withdrawn] = deque(maxlen=WITHDRAWN_MAX)
+        self._withdrawn_lock = Lock()
         self.quarantine = Quarantine(folder, files)
         self.keeping = Keeping()
         # Held while whole files are unlinked, and by whoever brings one to the same place.
@@ -117,96 +101,12 @@ class Holdings:
                 found.add(name)
         return found
 
-    def find_singles(self, names: Sequence[Digest]) -> dict[Digest, Location | SingleFile]:
-        """Where those of `names` lie that the index knows as chunks of packs or as whole files."""
-        found: dict[Digest, Location | SingleFile] = {**self.index.locations(names)}
-        left = [name for name in names if name not in found]
-        if left:
-            found.update(self.index.single_files(left))
-        return found
-
-    def read_singles(
-        self,
-        chunks: Sequence[tuple[Digest, memoryview]],
-        places: Mapping[Digest, Location | SingleFile],
-    ) -> None:
-        """Fill each view with the chunk of that name, verified now. places: as `find_singles` gave
-        them some time ago. Raises NotHeld, CorruptChunk.
-        """
-        for name, into in chunks:
-            match places.get(name):
-                case Location() as location:
-                    is_read = self._read_packed(location, into)
-                case SingleFile() as file:
-                    is_read = self._read_once(name, file, into)
-                case _:
-                    is_read = False
-            if is_read and digest(into) == name:
-                continue
-            data = self.get(name)  # not indexed yet, not there any more, or damaged
-            if len(data) != len(into):
-                raise NotHeld(f"the chunk {name.hex()} is not as long as its page says")
-            into[:] = data
-
     # ---- objects
-
-    def object(self, id: int) -> StoredObject | None:
-        """None if there is no such row any more."""
-        with self._lock:
-            object = self._objects.get(id)
-            if object is None:
-                row = self.index.object(id)
-                if row is None:
-                    return None
-                segments = self.index.segments_of(id)
-                held = self.index.bits_of(id) if row.state is ObjectState.PARTIAL else None
-                object = self._objects[id] = StoredObject(row, segments, held)
-        self._recent.put(id, object)
-        return object
-
-    def named(self, name: Digest) -> StoredObject | None:
-        id = self._ids.get(name)
-        if id is None:
-            row = self.index.object_named(name)
-            if row is None:
-                return None
-            id = row.id
-            self._ids.put(name, id)
-        return self.object(id)
-
-    def added(self, name: Digest, segments: Sequence[SegmentRow]) -> None:
-        """The index has a new object, or one less: forget what was remembered of it."""
-        with self._lock:
-            self._places_version += 1
-        self._ids.drop(name)
-        for segment in segments:
-            self._places.drop(segment.digest)
 
     def dropped(self, object: StoredObject) -> None:
         """The index has this object no more."""
-        with self._lock:
-            self._objects.pop(object.row.id, None)
-        self._recent.drop(object.row.id)
+        self.objects.dropped(object)
         self._open.drop(object.file_key)
-        self.added(object.row.digest, object.segments)
-
-    def places(self, segment: Digest) -> list[Place]:
-        """Every object in which a segment lies, those that are whole first."""
-        rows = self._places.get(segment)
-        if rows is None:
-            version = self._places_version
-            rows = tuple(self.index.with_segment(segment))
-            with self._lock:
-                if version == self._places_version:
-                    self._places.put(segment, rows)
-        found = []
-        for id, number in rows:
-            object = self.object(id)
-            if object is not None:
-                found.append(Place(object, object.segments[number]))
-        if len(found) > 1:
-            found.sort(key=lambda place: not place.object.is_whole)
-        return found
 
     def segment_page(self, segment: SegmentRow) -> Page:
         """The page of an object's segment.
@@ -251,28 +151,6 @@ class Holdings:
             self.withdraw(object, reason)
             raise NotHeld(f"{path} {reason}: what it held is not held any more", path=str(path))
         return got
-
-    def _read_packed(self, location: Location, into: memoryview) -> bool:
-        """Whether a chunk of a pack was read, unverified."""
-        try:
-            return location.length == len(into) and self.packs.read(location, into) == len(into)
-        except FileNotFoundError:
-            return False
-
-    def _read_once(self, name: Digest, single: SingleFile, into: memoryview) -> bool:
-        """Whether a small file was read, unverified: its stamp says no more than its digest will.
-        It is opened for this alone: of many such files none is read twice soon, and a descriptor
-        kept would cost another file its own.
-        """
-        path = single.path or self.folder.whole(name)
-        try:
-            file = self.files.open(path, os.O_RDONLY)
-            try:
-                return self.files.read(file, into, 0, path) == len(into)
-            finally:
-                self.files.close(file)
-        except (FileNotFoundError, StoreFailed):
-            return False
 
     def path(self, object: StoredObject) -> Path:
         """Where an object's file lies."""
@@ -362,15 +240,17 @@ class Holdings:
             change.put_bits(object.row.id, rows)
 
     def withdrawn(self) -> list[Withdrawn]:
-        with self._lock:
-            found, self._withdrawn = self._withdrawn, []
+        with self._withdrawn_lock:
+            found = list(self._withdrawn)
+            self._withdrawn.clear()
         return found
 
     def still_damaged(self) -> list[Digest]:
         """See `Store.damaged`."""
         names = self.index.damaged()
         held = self.has(names, is_durable=True) if names else set()
-        whole = {name for name in held if (found := self.named(name)) is None or found.is_whole}
+        objects = {name: self.objects.named(name) for name in held}
+        whole = {name for name, object in objects.items() if object is None or object.is_whole}
         if whole:
             with self.index.transaction() as change:
                 change.forget_damaged(whole)
@@ -404,7 +284,7 @@ class Holdings:
             change.note_damaged([name])
         self.pages.drop(name)
         path = self.folder.pack(location.pack)
-        with self._lock:
+        with self._withdrawn_lock:
             self._withdrawn.append(
                 Withdrawn(name, path, f"{path} is damaged", ((name, ()),), is_damage=True)
             )
@@ -426,7 +306,7 @@ class Holdings:
         return None
 
     def _outside_packs(self, name: Digest) -> list[tuple[StoredObject, SegmentRow | None, int]]:
-        single = self.named(name)
+        single = self.objects.named(name)
         if single is not None and single.row.chunk_count == 1 and single.is_whole:
             return [(single, None, 0)]
         found = self._sampled(name, self.index.samples([name]).get(sample_key(name), ()))
@@ -437,7 +317,7 @@ class Holdings:
     ) -> tuple[StoredObject, SegmentRow, int] | None:
         """The first of the chunk index's `candidates` that is this very chunk and held."""
         for id, chunk in candidates:
-            object = self.object(id)
+            object = self.objects.get(id)
             if object is None or not object.segments:
                 continue
             segment = object.segment_of(chunk)
@@ -459,13 +339,12 @@ class Holdings:
         is_damage: bool,
     ) -> None:
         path = self.path(object)
-        with self._lock:
+        with self._withdrawn_lock:
             self._withdrawn.append(
                 Withdrawn(
                     object.row.digest, path, f"{path} {reason}", pages, is_damage, reason == TOUCHED
                 )
             )
-            del self._withdrawn[:-WITHDRAWN_MAX]
 
 
 def check_segment(page: Page, segment: SegmentRow) -> None:

@@ -106,7 +106,7 @@ class Making:
     def _make(self, file: FileRecord, among: Sequence[FileRecord]) -> tuple[Method, int]:
         """How it was made, and how many bytes that took. among: all that are being made."""
         disk, tree = self.holdings.files, self.tree
-        object = self.holdings.named(file.object) if file.chunk_count else None
+        object = self.holdings.objects.named(file.object) if file.chunk_count else None
         is_whole = object is not None and object.row.state is ObjectState.COMPLETE
         with tree.parent_of(file.path) as (folder, name):
             where = tree.folder / file.path
@@ -167,7 +167,7 @@ class Making:
         device = self.holdings.files.status(self.tree.root, above).st_dev
         wanted_bytes = 0
         for file in files:
-            object = self.holdings.named(file.object) if file.has_record else None
+            object = self.holdings.objects.named(file.object) if file.has_record else None
             if object is None:
                 continue
             try:

@@ -152,7 +152,7 @@ class Placing:
         status = tree.status(file.path)
         if status is None or status.st_size != file.size:
             return None
-        object = self._holdings.named(file.object)
+        object = self._holdings.objects.named(file.object)
         if object is not None and object.row.state is ObjectState.COMPLETE:
             identity = status.st_dev, status.st_ino
             stamp = object.row.stamp
@@ -176,7 +176,7 @@ class Placing:
             if file.chunk_count == 1:
                 is_held = file.object in held
             elif file.has_record:
-                object = self._holdings.named(file.object)
+                object = self._holdings.objects.named(file.object)
                 is_held = object is not None and object.row.state is ObjectState.COMPLETE
                 if is_held and object is not None and object.row.sha256 != file.sha256:
                     raise mismatch(file, object.row.sha256)

@@ -101,7 +101,7 @@ class Rebuild:
 
     def again(self, name: Digest, path: Path, kind: str, stamp: FileStamp | None) -> bool:
         """As `whole`, for an object that may have a row; False also where it lies elsewhere."""
-        old = self._holdings.named(name)
+        old = self._holdings.objects.named(name)
         if old is not None and old.row.state is not ObjectState.CHANGED:
             return False
         if old is not None:
@@ -116,7 +116,8 @@ class Rebuild:
             name = parse_name(text)
             record = ObjectRecord.decode(self._holdings.get(name))
             segments = segment_rows(record)
-            if os.lstat(path).st_size != record.size or self._holdings.named(name) is not None:
+            is_known = self._holdings.objects.named(name) is not None
+            if os.lstat(path).st_size != record.size or is_known:
                 return False
         except (ValueError, OSError, StoreError, ContentError):
             return False
@@ -176,8 +177,9 @@ class Rebuild:
                     change.add_samples(
                         id, samples(self._holdings, segment, range(segment.chunk_count))
                     )
-        stale = self._holdings.named(row.digest)  # as it was when its chunk was looked for
+        objects = self._holdings.objects
+        stale = objects.named(row.digest)  # as it was when its chunk was looked for
         if stale is not None:
             self._holdings.dropped(stale)
-        self._holdings.added(row.digest, segments)
-        return self._holdings.object(id)
+        objects.added(row.digest, segments)
+        return objects.get(id)

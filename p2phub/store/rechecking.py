@@ -44,7 +44,7 @@ class Rechecking:
                 reason = "was removed"
             except OSError:
                 continue  # a disk that is away for a moment is not a file that changed
-            object = self._holdings.object(id) if reason else None
+            object = self._holdings.objects.get(id) if reason else None
             if object is None or object.namings:
                 continue
             if object.row.path == path and object.row.stamp == stamp:

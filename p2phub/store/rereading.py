@@ -114,7 +114,7 @@ class Rereading:
         if file.sha256.digest() == row.sha256:
             self._journal.append([adopted(row, file.path, file.stamp)])
             return self._rebuild.again(row.digest, file.path, "adopted", file.stamp)
-        object = self._holdings.object(row.id)
+        object = self._holdings.objects.get(row.id)
         if object is not None and object.row.state is ObjectState.CHANGED:
             # Times say nothing about it from now on, and it is not read at every round.
             with object.lock:

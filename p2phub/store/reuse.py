@@ -99,7 +99,7 @@ class Reuse:
         return wanted
 
     def _same_segment(self, segment: SegmentRow, page: Page) -> None:
-        for other, row in self._holdings.places(segment.digest):
+        for other, row in self._holdings.objects.places(segment.digest):
             if other is self._object or row.chunk_count != segment.chunk_count:
                 continue
             missing = self._missing(segment)
@@ -115,7 +115,7 @@ class Reuse:
             for id, chunk in candidates.get(sample_key(page.digest_of(index)), ()):
                 if self._object.holds(segment.number, index, index + 1):
                     break
-                other = self._holdings.object(id)
+                other = self._holdings.objects.get(id)
                 if other is not None and other.segments:
                     self._around(segment, page, index, other, chunk)
 

@@ -32,7 +32,7 @@ class Scrubbing:
             return self._scrub_pack(pack[0], now_s)
         assert object is not None
         id, _, number = object
-        found = self._holdings.object(id)
+        found = self._holdings.objects.get(id)
         if found is None:
             return Scrubbed(0, 0, False)  # collected meanwhile
         return self._scrub_object(found, number, now_s)

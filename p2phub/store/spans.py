@@ -14,11 +14,11 @@ from itertools import accumulate
 from p2phub.digest import Digest, digest
 from p2phub.errors import CorruptChunk, NotHeld, WrongChunk
 from p2phub.proto.messages import Run
-from p2phub.store.holdings import Holdings, Place
-from p2phub.store.packs import Location
+from p2phub.store.holdings import Holdings
+from p2phub.store.object_table import Place
 from p2phub.store.pages import UNKNOWN_LENGTH, Page
 from p2phub.store.parts import Parts
-from p2phub.store.rows import SingleFile
+from p2phub.store.singles import Singles
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class DiskSpanReader(Span):
 
     def __init__(self, holdings: Holdings, runs: Sequence[Run]) -> None:
         super().__init__(holdings, runs)
-        self._singles: dict[Digest, Location | SingleFile] = {}
+        self._singles = Singles(holdings)
         self._stretches = [
             s for first, page, run in self._runs for s in self._locate(first, page, run)
         ]
@@ -120,7 +120,7 @@ class DiskSpanReader(Span):
         for number in range(first, stop):
             at = entry + number - first
             view = self._part(into, first, number)
-            for object, segment in self._holdings.places(page.digest):
+            for object, segment in self._holdings.objects.places(page.digest):
                 if not object.holds(segment.number, at, at + 1):
                     continue
                 try:
@@ -144,12 +144,11 @@ class DiskSpanReader(Span):
                     ) from None  # fmt: skip
 
     def _read_singly(self, page: Page, entry: int, first: int, stop: int, into: memoryview) -> None:
-        self._holdings.read_singles(
+        self._singles.read(
             [
                 (page.digest_of(entry + number - first), self._part(into, first, number))
                 for number in range(first, stop)
-            ],
-            self._singles,
+            ]
         )
 
     def _part(self, into: memoryview, first: int, number: int) -> memoryview:
@@ -159,14 +158,11 @@ class DiskSpanReader(Span):
     def _locate(self, first: int, page: Page, run: Run) -> list[Stretch]:
         count = run.stop - run.start
         if not page.is_segment:
-            names = [page.digest_of(index) for index in range(run.start, run.stop)]
-            found = self._holdings.find_singles(names)
-            left = {name for name in names if name not in found}
+            left = self._singles.find([page.digest_of(i) for i in range(run.start, run.stop)])
             if left and len(self._holdings.has(list(left), is_durable=False)) < len(left):
                 raise NotHeld(f"chunks of the page {page.digest.hex()} are not held")
-            self._singles |= found
             return [Stretch(first, first + count, page, run.start, ())]
-        places = self._holdings.places(page.digest)
+        places = self._holdings.objects.places(page.digest)
         whole = tuple(p for p in places if p.object.holds(p.segment.number, run.start, run.stop))
         if whole:
             return [Stretch(first, first + count, page, run.start, whole)]
@@ -192,7 +188,7 @@ class DiskSpanWriter(Span):
         self._parts = parts
         self._stretches: list[Stretch] = []
         for first, page, run in self._runs:
-            places = tuple(holdings.places(page.digest)) if page.is_segment else ()
+            places = tuple(holdings.objects.places(page.digest)) if page.is_segment else ()
             open_places = tuple(
                 p for p in places if p.object.row.kind == "part" and not p.object.is_whole
             )

@@ -62,7 +62,7 @@ class Taking:
         record = file.record
         if record.chunk_count == 0:
             return True
-        object = self._holdings.named(record.object)
+        object = self._holdings.objects.named(record.object)
         if object is not None and object.row.state is ObjectState.COMPLETE:
             # Its file may be gone or edited since: look before relying on it.
             try:
@@ -157,7 +157,8 @@ class Taking:
             if stamp is not None:
                 entries.append(adopted(row, file.path, stamp))
         self._journal.append(entries)
-        replaced = [object for name in group if (object := holdings.named(name)) is not None]
+        named = map(holdings.objects.named, group)
+        replaced = [object for object in named if object is not None]
         with holdings.index.transaction() as change:
             for row, segments in rows:
                 id = change.add_object(row, segments)
@@ -168,7 +169,7 @@ class Taking:
                 holdings.files.remove(holdings.path(object))
             holdings.dropped(object)
         for row, segments in rows:
-            holdings.added(row.digest, segments)
+            holdings.objects.added(row.digest, segments)
 
 
 def _check(files: FileSystem, source: int, file: SourceFile) -> None:
