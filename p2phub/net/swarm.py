@@ -78,7 +78,6 @@ class Swarm:
         self._listen = listen
         self._on_connected = on_connected
         self._served: dict[str, Served] = {}
-        self._serving: Counter[str] = Counter()
         self._connections: dict[PeerId, list[Connection]] = {}
         self._changed = trio.Event()
         self._by_network: Counter[str] = Counter()  # inbound, this machine's own excepted
@@ -238,17 +237,14 @@ class Swarm:
         by_peer = sum(
             other.serving[protocol] for other in self._connections.get(connection.peer, ())
         )
-        is_full = served.streams_max is not None and self._serving[protocol] >= served.streams_max
-        if by_peer >= served.streams_per_peer_max or is_full:
+        if by_peer >= served.streams_per_peer_max:
             stream.abort("too many streams of this protocol")
             return
         connection.serving[protocol] += 1
-        self._serving[protocol] += 1
         try:
-            await served.on_stream(PeerStream(stream, connection))
+            await served.serve(PeerStream(stream, connection))
         finally:
             connection.serving[protocol] -= 1
-            self._serving[protocol] -= 1
         await stream.close()
         with trio.move_on_after(CLOSE_LINGER_S) as linger:
             await stream.drain()

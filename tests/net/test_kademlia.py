@@ -19,7 +19,18 @@ from p2phub.proto.limits import (
     DHT_STREAMS_PER_PEER_MAX,
 )
 from p2phub.proto.protocols import KADEMLIA
-from tests.net.nodes import address_of, identity, node, nodes
+from tests.net.nodes import (
+    SYN,
+    WINDOW,
+    address_of,
+    attack,
+    data_frame,
+    frame,
+    identity,
+    node,
+    nodes,
+    opening,
+)
 
 KEY = bytes(range(32))
 WIRE_KEY = b"\x12\x20" + KEY
@@ -190,6 +201,29 @@ async def test_idle_streams_of_one_peer_keep_nobody_else_out(nursery: trio.Nurse
             await (await attacker.open(victim.peer_id, KADEMLIA)).receive()
     assert (await ask(honest, victim, message(Message.PING))).type == Message.PING
     assert await honest.announce(KEY) >= 1
+
+
+async def test_idle_streams_of_one_network_keep_nobody_else_out(nursery: trio.Nursery) -> None:
+    victim, honest = await nodes(nursery, 2)
+    served = victim._swarm._served[KADEMLIA]
+    served.streams_max = 3 * DHT_STREAMS_PER_PEER_MAX
+    for number in range(3):
+        attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
+        for index in range(1, 2 * DHT_STREAMS_PER_PEER_MAX, 2):
+            half = data_frame(index, opening(KADEMLIA) + b"\x20half")
+            await attacker.send(frame(WINDOW, SYN, index), half)
+    with trio.fail_after(5):
+        while len(served.streams) < served.streams_max:
+            await trio.sleep(0.01)
+    oldest = next(iter(served.streams))
+    await honest.connect(address_of(victim))
+    stream = await honest.open(victim.peer_id, KADEMLIA)
+    with trio.fail_after(5):
+        for _ in range(2):
+            await send(stream, message(Message.PING))
+            assert (await receive(stream)).type == Message.PING
+    assert oldest not in served.streams
+    assert len(served.streams) <= served.streams_max
 
 
 async def test_idle_streams_are_taken_back(mock_clock: MockClock, nursery: trio.Nursery) -> None:
