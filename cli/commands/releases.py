@@ -9,7 +9,7 @@ from p2phub.cli.progress import ProgressLine
 from p2phub.cli.render import fields, note, out, out_json, plural, table
 from p2phub.control.protocol import Json
 from p2phub.display import size_text, visible
-from p2phub.errors import CorruptChunk, DigestMismatch
+from p2phub.errors import CorruptChunk, DigestMismatch, ReleaseChanged
 
 
 @click.command()
@@ -115,18 +115,21 @@ def held(file: Json) -> str:
 @common
 @invocation
 def verify(run: Invocation, reference: str) -> None:
-    """Read everything held of a release again and recompute every digest."""
+    """Read everything held of a release again, recompute every digest, and look for files that were
+    edited or removed where they lay.
+    """
     with run.connect() as daemon, ProgressLine(run.json) as progress:
         found = daemon.call("verify", on_progress=progress.update, reference=reference)
     if run.json:
         out_json(found)
     faults = found["faults"]
-    if faults:
-        for fault in faults:
-            note(f"{visible(fault['path'])}: {visible(fault['reason'])}")
-        what = f"{plural(len(faults), 'file')} of {reference}"
-        if any(fault["kind"] == DigestMismatch.__name__ for fault in faults):
-            raise DigestMismatch(f"{what}: not what the release states", faults=faults)
+    for fault in faults:
+        note(f"{visible(fault['path'])}: {visible(fault['reason'])}")
+    kinds = {fault["kind"] for fault in faults}
+    what = f"{plural(len(faults), 'file')} of {reference}"
+    if DigestMismatch.__name__ in kinds:
+        raise DigestMismatch(f"{what}: not what the release states", faults=faults)
+    if kinds - {ReleaseChanged.__name__}:
         raise CorruptChunk(
             f"{what}: damaged on this disk, and fetched again from peers that hold what is lacking",
             faults=faults,
@@ -138,3 +141,5 @@ def verify(run: Invocation, reference: str) -> None:
             files = f"{found['whole_count']:,} of {files}"
         rest = f"; {size_text(missing)} are not held here" if missing else ""
         out(f"verified {files}, {size_text(found['data_size'])}{rest}")
+    if kinds:
+        raise ReleaseChanged(f"{what}: edited, moved or removed where they lay", faults=faults)

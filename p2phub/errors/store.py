@@ -60,3 +60,13 @@ class DestinationExists(StoreError):
     """
 
     exit_code = 56
+
+
+class ReleaseChanged(StoreError):
+    """Files of a release were edited, moved or removed where they lay.
+
+    What is not held any more is shared no longer: p2phub fsck --repair fetches it again. Of your
+    own release, put the files back and publish again, or publish them as another version.
+    """
+
+    exit_code = 57

@@ -284,7 +284,9 @@ class Fault:
 
     path: str
     reason: str
-    kind: str  # of error: DigestMismatch where the release states what is false, else the disk's
+    # Of error: DigestMismatch where the release states what is false, ReleaseChanged where people
+    # edited, moved or removed files, else the disk's.
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,7 +410,8 @@ class NodeApi(Protocol):
         ...
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
-        """Read everything held of a release again and recompute all digests.
+        """Read everything held of a release again, recompute all digests, and look for files that
+        were edited or removed where they lay.
 
         Raises NotHeld, UnknownPetname, ReleaseNotFound.
         """

@@ -12,8 +12,8 @@ import trio
 
 from p2phub.core.trust.releases import ReleaseStatement
 from p2phub.core.trust.versions import parse_version
-from p2phub.digest import Digest, Sha256
-from p2phub.errors import CorruptChunk, DigestMismatch, NotHeld, P2phubError
+from p2phub.digest import Digest
+from p2phub.errors import NotHeld, P2phubError
 from p2phub.node.api import (
     Fault,
     FileView,
@@ -30,12 +30,10 @@ from p2phub.node.api import (
 from p2phub.node.documents import Documents
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
-from p2phub.node.trees import Tree, held_tree, keeping, load_tree, record_of
-from p2phub.proto.content import Segment
+from p2phub.node.trees import Tree, held_tree, keeping, load_tree
+from p2phub.node.verifying import verify_file
 from p2phub.proto.content_id import content_id_text
-from p2phub.proto.limits import CHUNK_BYTES_MAX
 from p2phub.proto.manifest import FileRecord
-from p2phub.proto.messages import Run
 from p2phub.proto.names import ContentReference, PetnameReference, Reference, ReleaseReference
 from p2phub.store.base import Release, Store
 from p2phub.store.cache import Cache
@@ -146,11 +144,15 @@ class Library:
         """As NodeApi.verify."""
         digest, text, signer = await self.held_digest(reference)
         tree = await trio.to_thread.run_sync(held_tree, self._store, digest)
+        kept = await trio.to_thread.run_sync(self._store.releases)
+        rows = [row for row in kept if row.manifest == digest]
         done_bytes = missing_bytes = whole_count = 0
         faults: list[Fault] = []
         for file in tree.files:
             progress(Progress("verify", done_bytes, tree.data_size, note=file.path))
-            checked_bytes, fault = await trio.to_thread.run_sync(self._verify_file, file)
+            checked_bytes, fault = await trio.to_thread.run_sync(
+                verify_file, self._store, file, rows
+            )
             done_bytes += checked_bytes
             missing_bytes += file.size - checked_bytes
             whole_count += checked_bytes == file.size
@@ -191,48 +193,6 @@ class Library:
         if digest is None:
             raise NotHeld(f"no complete file with {reference} is held here")
         return digest, str(reference), None
-
-    def _verify_file(self, file: FileRecord) -> tuple[int, Fault | None]:
-        """Bytes that were read and compared, and what is wrong."""
-        if file.size == 0:
-            return 0, None
-        if not file.has_record:
-            try:
-                self._store.get(file.object)
-            except NotHeld:
-                return 0, None
-            except CorruptChunk as error:
-                return 0, Fault(path=file.path, reason=str(error), kind=error.kind)
-            return file.size, None
-        checked_bytes = 0
-        whole = Sha256()
-        is_whole = True
-        try:
-            record = record_of(self._store, file)
-            buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
-            for reference in record.segments:
-                lengths = Segment.decode(self._store.get(reference.digest)).lengths
-                missing = set(self._store.missing(reference.digest))
-                for index, size in enumerate(lengths):
-                    if index in missing:
-                        is_whole = False
-                        continue
-                    reader = self._store.span_reader((Run(reference.digest, index, index + 1),))
-                    reader.read(0, 1, buffer[:size])
-                    checked_bytes += size
-                    if is_whole:
-                        whole.update(buffer[:size])
-        except NotHeld:
-            return checked_bytes, None
-        except P2phubError as error:
-            return checked_bytes, Fault(path=file.path, reason=str(error), kind=error.kind)
-        if is_whole and whole.digest() != file.sha256:
-            return checked_bytes, Fault(
-                path=file.path,
-                reason="its SHA-256 is not what the release states",
-                kind=DigestMismatch.__name__,
-            )
-        return checked_bytes, None
 
     def _file_views(self, tree: Tree) -> tuple[FileView, ...]:
         held = self._held_sizes(tree.files, self._store.held_among(tree.files))

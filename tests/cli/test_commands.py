@@ -17,6 +17,7 @@ from p2phub.errors import (
     CorruptChunk,
     DigestMismatch,
     NoProvider,
+    ReleaseChanged,
     UnknownPetname,
     VersionExists,
     WrongPassphrase,
@@ -274,6 +275,27 @@ async def test_verify_does_not_blame_the_publisher_for_a_damaged_disk(
     async with controlled(node, tmp_path) as home:
         found = await Terminal(home, capsys)("verify", "lab/tiny")
         assert found.code == CorruptChunk.exit_code and "the statement is false" not in found.err
+
+
+async def test_verify_tells_scripts_that_files_were_edited(tmp_path: Path, capsys: Capture) -> None:
+    class Edited(MemoryNode):
+        async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
+            fault = Fault(path="config.json", reason="it was edited", kind="ReleaseChanged")
+            found = await super().verify(reference, progress)
+            return replace(found, faults=(fault,), whole_count=4, missing_bytes=10)
+
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model")
+    node = Edited(World())
+    await publish(node, tmp_path / "model", "tiny")
+    async with controlled(node, tmp_path) as home:
+        p2phub = Terminal(home, capsys)
+        found = await p2phub("verify", "lab/tiny")
+        assert found.code == ReleaseChanged.exit_code
+        assert found.out.startswith("verified 4 of 5 files") and "config.json: it was" in found.err
+        as_json = await p2phub("verify", "lab/tiny", "--json")
+        assert as_json.code == ReleaseChanged.exit_code and len(as_json.json["faults"]) == 1
+        assert as_json.error["kind"] == "ReleaseChanged"
 
 
 async def test_trust_adds_lists_and_removes(tmp_path: Path, capsys: Capture) -> None:

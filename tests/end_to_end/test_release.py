@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
 
+from p2phub.errors import ReleaseChanged
 from tests.end_to_end.daemons import Daemon, daemons
 from tests.gateway.serving import write_model
 
@@ -55,6 +57,11 @@ def test_a_release_goes_from_one_node_to_another_by_every_reference(tmp_path: Pa
         part = reader.run("cat", "lab/tiny", "README.md", "--range", "2-3")
         assert part.stdout == files["README.md"][2:4].decode()
         check_refusals(reader)
+
+        (tmp_path / "name" / "README.md").write_bytes(b"edited")
+        edited = reader.run("--json", "verify", "lab/tiny")
+        assert edited.code == ReleaseChanged.exit_code, edited.stderr
+        assert [fault["path"] for fault in json.loads(edited.stdout)["faults"]] == ["README.md"]
 
 
 def check_refusals(reader: Daemon) -> None:

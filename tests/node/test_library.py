@@ -60,7 +60,8 @@ async def test_an_edited_file_makes_a_published_release_a_changed_one(tmp_path: 
             file.write("edited")
         verified = await a.verify(reference, ignore)
         assert verified.whole_count == verified.file_count - 1
-        assert verified.missing_bytes == len("# A model\n") and verified.faults == ()
+        assert verified.missing_bytes == len("# A model\n")
+        assert [(f.path, f.kind) for f in verified.faults] == [("README.md", "ReleaseChanged")]
         assert [row.state for row in await a.releases()] == ["changed"]
 
 
