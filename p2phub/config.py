@@ -239,7 +239,8 @@ class Settings:
         0,
         parse_size,
         "bytes, such as 200G; 0: no limit",
-        "What the store may take of the disk; the oldest unpinned releases go first.",
+        "What the store may take of the disk, copies in trees and your own folders not counted;"
+        " the oldest unpinned releases go first.",
         "--store-max",
     )
     scrub_rate: int = _setting(
