@@ -24,9 +24,9 @@ from p2phub.errors import (
     NoSuchFile,
     NotHeld,
     NothingToPublish,
+    PeerUnreachable,
     ReleaseNotFound,
-    ReleaseYanked,
-    UnknownPublisher,
+    UsageError,
     VersionExists,
 )
 from p2phub.node.api import (
@@ -40,6 +40,7 @@ from p2phub.node.api import (
     NodeApi,
     Notice,
     PeerShare,
+    PeerView,
     Prepared,
     Progress,
     ProgressSink,
@@ -48,7 +49,6 @@ from p2phub.node.api import (
     ReleaseSummary,
     ReleaseTerms,
     ReleaseView,
-    Signer,
     StatusView,
     Transfer,
     Verified,
@@ -58,28 +58,31 @@ from p2phub.node.api import (
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import Manifest
 from p2phub.proto.names import (
-    ContentReference,
-    FileReference,
     PetnameReference,
     PublisherReference,
     Reference,
     ReleaseReference,
 )
-from tests.memory_acquaintances import Acquaintances
+from tests.memory_acquaintances import MemoryBootstrap, MemoryTrust
+from tests.memory_resolving import MemoryResolver
 from tests.memory_world import Release, World
 
 
-class MemoryNode(Acquaintances, NodeApi):
+class MemoryNode(NodeApi):
     """One node of a `World`."""
 
     def __init__(self, world: World, peer_id: str = "12D3KooWMemory") -> None:
-        super().__init__(world)
+        self.world = world
         self.peer_id = peer_id
         self.address = f"/ip4/127.0.0.1/tcp/4701/p2p/{peer_id}"
         self.held: set[Digest] = set()
         self.notices: list[Notice] = []
         self._manifests: dict[Digest, str] = {}  # manifests held: how they came
         self._paths: dict[Digest, Path] = {}
+        self._connected: dict[str, PeerView] = {}
+        self._bootstrap = MemoryBootstrap()
+        self._trust = MemoryTrust(world)
+        self._resolver = MemoryResolver(world, self._trust, self._manifests)
         self.readers = 0  # open `read`s
         self.fetching = 0  # running `fetch`es
         world.nodes[peer_id] = self
@@ -131,10 +134,10 @@ class MemoryNode(Acquaintances, NodeApi):
         if version in known and known[version].manifest != manifest:
             raise VersionExists(f"{name}@{version} exists with other content")
         known[version] = VersionView(version=version, manifest=manifest, status="active")
-        held = [other for other, owner in self._followed.items() if owner == publisher_id]
+        held = [other for other, owner in self.trust.followed.items() if owner == publisher_id]
         if not held:
-            await self.trust_add(PublisherReference(publisher_id), petname)
-        self._own.add(publisher_id)
+            await self.trust.add(PublisherReference(publisher_id), petname)
+        self.trust.own.add(publisher_id)
         return Published(
             reference=str(ReleaseReference(publisher_id, name, version, (self.address,))),
             petname=held[0] if held else petname,
@@ -149,7 +152,9 @@ class MemoryNode(Acquaintances, NodeApi):
 
     async def fetch(self, request: FetchRequest, progress: ProgressSink) -> Fetched:
         started = trio.current_time()
-        release, signer, path = await self._resolve(request.reference, request.allow_yanked)
+        release, signer, path = await self._resolver.resolve(
+            request.reference, request.allow_yanked
+        )
         manifest = release.manifest.digest
         wanted = [
             name
@@ -227,7 +232,7 @@ class MemoryNode(Acquaintances, NodeApi):
         self.held.add(chunk)
 
     async def show(self, reference: Reference, peers: tuple[str, ...] = ()) -> ReleaseView:
-        release, signer, path = await self._resolve(reference, allow_yanked=True)
+        release, signer, path = await self._resolver.resolve(reference, allow_yanked=True)
         manifest = release.manifest
         names = [path] if path is not None else sorted(release.files, key=lambda n: n.encode())
         providers = [
@@ -267,20 +272,7 @@ class MemoryNode(Acquaintances, NodeApi):
     async def versions(
         self, reference: PetnameReference | ReleaseReference, peers: tuple[str, ...] = ()
     ) -> VersionsView:
-        await trio.lowlevel.checkpoint()
-        publisher_id, petname = self._publisher(reference)
-        if publisher_id not in self.world.signed or not self.world.reachable:
-            raise UnknownPublisher("no peer that answered knows this publisher", asked=[])
-        known = self.world.signed[publisher_id].get(reference.name)
-        if not known:
-            raise ReleaseNotFound(f"nothing is published as {reference.name}", name=reference.name)
-        return VersionsView(
-            publisher_id=publisher_id,
-            petname=petname,
-            name=reference.name,
-            freshness="fresh",
-            versions=tuple(known[version] for version in reversed(known)),
-        )
+        return await self._resolver.versions(reference)
 
     def read(
         self,
@@ -292,7 +284,7 @@ class MemoryNode(Acquaintances, NodeApi):
     ) -> ReadBytes:
         @asynccontextmanager
         async def opened() -> AsyncIterator[AsyncIterator[bytes]]:
-            release, _, single = await self._resolve(reference, allow_yanked=True)
+            release, _, single = await self._resolver.resolve(reference, allow_yanked=True)
             name = path if path is not None else single
             if name is None or name not in release.files:
                 raise NoSuchFile(f"the release holds no file {path}", path=path)
@@ -318,7 +310,7 @@ class MemoryNode(Acquaintances, NodeApi):
     async def releases(self) -> tuple[ReleaseSummary, ...]:
         await trio.lowlevel.checkpoint()
         rows, named = [], set()
-        for petname, publisher_id in self._followed.items():
+        for petname, publisher_id in self.trust.followed.items():
             for name, known in self.world.signed.get(publisher_id, {}).items():
                 for version in known.values():
                     named.add(version.manifest)
@@ -361,7 +353,7 @@ class MemoryNode(Acquaintances, NodeApi):
         )
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
-        release, signer, _ = await self._resolve(reference, allow_yanked=True)
+        release, signer, _ = await self._resolver.resolve(reference, allow_yanked=True)
         manifest = release.manifest.digest
         views = [self._file_view(release, name) for name in release.files]
         held = sum(view.held_bytes for view in views)
@@ -387,63 +379,37 @@ class MemoryNode(Acquaintances, NodeApi):
     def _bytes(self, release: Release, name: str) -> bytes:
         return b"".join(self.world.chunks[chunk] for chunk in release.chunks[name])
 
-    # ---- what a reference means -----------------------------------------------------------------
-
-    async def _resolve(
-        self, reference: Reference, allow_yanked: bool
-    ) -> tuple[Release, Signer | None, str | None]:
-        """The release, who signed it, and the path where one file was named."""
-        await trio.lowlevel.checkpoint()
-        if isinstance(reference, ContentReference | FileReference):
-            return self._resolve_content(reference)
-        view = await self.versions(reference)
-        chosen = [
-            version
-            for version in view.versions
-            if (version.version == reference.version)
-            or (reference.version is None and version.status != "yanked")
-        ]
-        if not chosen:
-            raise ReleaseNotFound(
-                f"{reference.name}@{reference.version} is not published", name=reference.name
-            )
-        if chosen[0].status == "yanked" and not allow_yanked:
-            raise ReleaseYanked(f"{reference} was withdrawn: {chosen[0].reason}")
-        signer = Signer(
-            publisher_id=view.publisher_id,
-            petname=view.petname,
-            name=view.name,
-            version=chosen[0].version,
-            status=chosen[0].status,
-            reason=chosen[0].reason,
-            freshness=view.freshness,
-            seen_from=1,
-        )
-        return self.world.releases[chosen[0].manifest], signer, None
-
-    def _resolve_content(
-        self, reference: ContentReference | FileReference
-    ) -> tuple[Release, Signer | None, str | None]:
-        nothing = NoProvider(
-            f"none of 2 peers asked in 0.1 s holds {reference}",
-            asked=["12D3KooWOther"],
-            seconds=0.1,
-        )
-        if isinstance(reference, ContentReference) and reference.digest in self.world.releases:
-            if reference.digest not in self._manifests and not self.world.reachable:
-                raise nothing
-            return self.world.releases[reference.digest], None, None
-        for release in self.world.releases.values():
-            for record in release.files.values():
-                if isinstance(reference, ContentReference):
-                    found = record.object == reference.digest
-                else:
-                    found = record.sha256 == reference.sha256
-                if found:
-                    return release, None, record.path
-        raise nothing
-
     # ---- the node itself ------------------------------------------------------------------------
+
+    @property
+    def bootstrap(self) -> MemoryBootstrap:
+        return self._bootstrap
+
+    @property
+    def trust(self) -> MemoryTrust:
+        return self._trust
+
+    async def peers(self) -> tuple[PeerView, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(self._connected.values())
+
+    async def connect(self, address: str) -> PeerView:
+        await trio.lowlevel.checkpoint()
+        head, found, peer_id = address.rpartition("/p2p/")
+        if not found:
+            raise UsageError(f"{address[:80]!a} does not end in /p2p/<peer id>")
+        if peer_id not in self.world.nodes or not self.world.reachable:
+            raise PeerUnreachable(f"{address} does not answer", address=address)
+        self._connected[peer_id] = PeerView(
+            peer_id=peer_id,
+            addresses=(head,),
+            direction="out",
+            received_bytes=0,
+            sent_bytes=0,
+            down_bytes_per_s=0.0,
+            downloads=0,
+        )
+        return self._connected[peer_id]
 
     async def identity(self) -> IdentityView:
         await trio.lowlevel.checkpoint()

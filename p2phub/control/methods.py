@@ -308,13 +308,13 @@ async def connect(node: NodeApi, facts: DaemonFacts, params: Params, reply: Repl
 
 async def bootstrap_list(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     params.done()
-    return await node.bootstrap_list()
+    return await node.bootstrap.list()
 
 
 async def bootstrap_add(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     address = params.text("address")
     params.done()
-    return await node.bootstrap_add(address)
+    return await node.bootstrap.add(address)
 
 
 async def bootstrap_remove(
@@ -322,30 +322,30 @@ async def bootstrap_remove(
 ) -> object:
     address = params.text("address")
     params.done()
-    return await node.bootstrap_remove(address)
+    return await node.bootstrap.remove(address)
 
 
 async def trust_add(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     publisher, petname = params.text("publisher"), params.text("petname")
     params.done()
-    return await node.trust_add(parse_publisher(publisher), petname)
+    return await node.trust.add(parse_publisher(publisher), petname)
 
 
 async def trust_list(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     params.done()
-    return await node.trust_list()
+    return await node.trust.list()
 
 
 async def trust_remove(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     petname = params.text("petname")
     params.done()
-    return await node.trust_remove(petname)
+    return await node.trust.remove(petname)
 
 
 async def trust_reset(node: NodeApi, facts: DaemonFacts, params: Params, reply: Reply) -> object:
     petname = params.optional("petname")
     params.done()
-    return await node.trust_reset(petname)
+    return await node.trust.reset(petname)
 
 
 METHODS: Final[dict[str, Method]] = {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from p2phub.digest import Digest
+from p2phub.node.acquaintances_api import BootstrapApi, TrustApi
 from p2phub.node.exchange_api import ExchangeApi
 from p2phub.node.limits_api import LimitsApi
 from p2phub.node.progress import Pause as Pause
@@ -26,7 +27,6 @@ from p2phub.node.progress import ProgressSink as ProgressSink
 from p2phub.node.upkeep_api import RepairApi, UpkeepApi
 from p2phub.proto.names import (
     PetnameReference,
-    PublisherReference,
     Reference,
     ReleaseReference,
 )
@@ -304,19 +304,6 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublisherView:
-    """One publisher whom this user named."""
-
-    publisher_id: str
-    petname: str
-    own: bool  # its keys are in this home
-    freshness: str  # "fresh", "stale", "expired", "halted" or "unknown"
-    releases: int  # signed versions known
-    seen_from: int
-    last_seen: float | None  # seconds since the epoch; None: never reached
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One counter or gauge."""
 
@@ -432,37 +419,17 @@ class NodeApi(Protocol):
         """
         ...
 
-    async def bootstrap_list(self) -> tuple[str, ...]: ...
-
-    async def bootstrap_add(self, address: str) -> tuple[str, ...]:
-        """Keep an address for this and later starts; all addresses now kept. Raises UsageError."""
-        ...
-
-    async def bootstrap_remove(self, address: str) -> tuple[str, ...]:
-        """Forget an address; all addresses now kept. Raises UsageError where it is not kept."""
-        ...
+    @property
+    def bootstrap(self) -> BootstrapApi:
+        """Through whom it joins the network."""
 
     # trust
 
-    async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
-        """Name a publisher and begin to follow it; does not wait for any peer.
+    @property
+    def trust(self) -> TrustApi:
+        """The publishers whom this user named."""
 
-        Raises PetnameTaken, BadPetname.
-        """
-        ...
-
-    async def trust_list(self) -> tuple[PublisherView, ...]: ...
-
-    async def trust_remove(self, petname: str) -> PublisherView:
-        """Forget a petname; what was fetched stays. Raises UnknownPetname."""
-        ...
-
-    async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
-        """Begin anew with one publisher, or with all where the floor was lost.
-
-        Raises UnknownPetname.
-        """
-        ...
+    # more doors to the same node
 
     @property
     def upkeep(self) -> UpkeepApi:

@@ -16,8 +16,8 @@ import trio
 from p2phub.core.discovery.keys import KeyKind
 from p2phub.errors import P2phubError
 from p2phub.net.base import Network
+from p2phub.node.acquaintances_api import PublisherView
 from p2phub.node.announcing import Announcing
-from p2phub.node.api import PublisherView
 from p2phub.node.publishers import Publishers
 from p2phub.node.resolving import Resolver
 from p2phub.paths import Home
@@ -74,7 +74,7 @@ class Following:
         self._changed.set()
 
     async def add(self, publisher: PublisherReference, petname: str) -> PublisherView:
-        """As NodeApi.trust_add."""
+        """See `TrustApi.add`."""
         entry = await trio.to_thread.run_sync(
             self._petnames.add, petname, publisher.publisher_id, time.time(), publisher.peers
         )
@@ -82,18 +82,18 @@ class Following:
         self.wake()
         return await trio.to_thread.run_sync(self._view, entry)
 
-    async def views(self) -> tuple[PublisherView, ...]:
-        """As NodeApi.trust_list."""
+    async def list(self) -> tuple[PublisherView, ...]:
+        """See `TrustApi.list`."""
         return tuple([await trio.to_thread.run_sync(self._view, e) for e in self._petnames.list()])
 
     async def remove(self, petname: str) -> PublisherView:
-        """As NodeApi.trust_remove."""
+        """See `TrustApi.remove`."""
         view = await trio.to_thread.run_sync(self._view, self._petnames.resolve(petname))
         await trio.to_thread.run_sync(self._petnames.remove, petname)
         return view
 
     async def reset(self, petname: str | None) -> tuple[PublisherView, ...]:
-        """As NodeApi.trust_reset."""
+        """See `TrustApi.reset`."""
         entries = self._petnames.list() if petname is None else [self._petnames.resolve(petname)]
         for entry in entries:
             follower = self._publishers.follower(entry.publisher_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -39,7 +39,7 @@ class Neighbours:
         home: Home,
         rng: random.Random,
         *,
-        bootstrap: list[str],
+        bootstrap: Sequence[str],
         on_joined: Callable[[], None],
     ) -> None:
         self._network = network

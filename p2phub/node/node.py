@@ -7,25 +7,22 @@ fault ends that peer's task.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from p2phub.config import Settings
-from p2phub.errors import P2phubError, UsageError
-from p2phub.net.base import Network, PeerId, parse_peer_address
+from p2phub.net.base import Network, parse_peer_address
 from p2phub.net.identity import load_or_create_identity
 from p2phub.net.lane_listener import LaneListener
 from p2phub.net.libp2p import AGENT, Libp2pNetwork
 from p2phub.net.mdns import find_local_peers
-from p2phub.node import api
 from p2phub.node.announcing import Announcing
 from p2phub.node.api import (
     Fetched,
@@ -35,10 +32,8 @@ from p2phub.node.api import (
     Notice,
     PeerView,
     Prepared,
-    Progress,
     ProgressSink,
     Published,
-    PublisherView,
     ReadBytes,
     ReleaseSummary,
     ReleaseTerms,
@@ -47,12 +42,11 @@ from p2phub.node.api import (
     Verified,
     VersionsView,
 )
+from p2phub.node.bootstrap import BootstrapList
 from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents, DocumentServer
-from p2phub.node.downloads import Transfer
 from p2phub.node.exchange import Exchange
 from p2phub.node.fetching import Fetching
-from p2phub.node.files import read_json, write_durably
 from p2phub.node.following import Following
 from p2phub.node.library import Library
 from p2phub.node.limits import Limiting
@@ -62,17 +56,16 @@ from p2phub.node.publishing import Publishing
 from p2phub.node.reading import Reading
 from p2phub.node.rechecking import RECHECKED_FILES, Rechecking
 from p2phub.node.repairing import Repairing
-from p2phub.node.resolving import Resolved, Resolver
+from p2phub.node.resolving import Resolver
 from p2phub.node.serving import Serving
 from p2phub.node.sources import Sources
 from p2phub.node.tasks import open_tasks
+from p2phub.node.traffic import Traffic
 from p2phub.node.upkeep import Upkeep
 from p2phub.node.watching import Watches
 from p2phub.paths import Home
-from p2phub.proto.content_id import content_id_text
 from p2phub.proto.names import (
     PetnameReference,
-    PublisherReference,
     Reference,
     ReleaseReference,
 )
@@ -81,7 +74,6 @@ from p2phub.store.disk import DiskStore
 from p2phub.trust.petnames import Petnames
 
 NOTICES_MAX = 100  # the last ones; older ones are in the log
-LISTS_BYTES_MAX = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -136,10 +128,7 @@ class Node:
         self._store = store
         self._started_s = trio.current_time()
         self._notices: deque[Notice] = deque(maxlen=NOTICES_MAX)
-        self._transfers: dict[Transfer, tuple[Resolved, int]] = {}
-        self._received_from: dict[PeerId, int] = {}
         self._petnames = Petnames(home.petnames)
-        self._bootstrap = _kept_addresses(home)
         self._channels = Channels(network, listener, sending_max=settings.lanes)
         self.limits = Limiting(
             home.limits,
@@ -155,14 +144,18 @@ class Node:
         self._serving = Serving(
             network, store, self._channels, self._watches, rng, slots_count=settings.lanes
         )
+        self._traffic = Traffic(
+            network, self._documents, self._document_server, self._serving, self.notice
+        )
         self._announcing = Announcing(network, store, home, rng, policy=settings.announce)
         self._neighbours = Neighbours(
             network,
             home,
             rng,
-            bootstrap=[*settings.bootstrap, *self._bootstrap],
+            bootstrap=settings.bootstrap,
             on_joined=self._announcing.on_network,
         )
+        self.bootstrap = BootstrapList(home.bootstrap, settings.bootstrap, self._neighbours)
         self._resolver = Resolver(network, home, self._publishers, self._petnames, self._documents)
         self.upkeep = Upkeep(
             home,
@@ -184,7 +177,7 @@ class Node:
             announcing=self._announcing,
             rng=rng,
             watches=self._watches,
-            on_transfer=self._during_transfer,
+            on_transfer=self._traffic.during,
         )
         self.repairing = Repairing(
             home=home,
@@ -195,7 +188,7 @@ class Node:
             fetching=self._fetching,
             upkeep=self.upkeep,
             announcing=self._announcing,
-            on_transfer=self._during_transfer,
+            on_transfer=self._traffic.during,
             on_notice=self.notice,
         )
         self._rechecking = Rechecking(
@@ -218,7 +211,7 @@ class Node:
             store, self._documents, self._resolver, self._publishers, self._petnames
         )
         self.exchange = Exchange(store, self._library, self._publishing)
-        self._following = Following(
+        self.trust = Following(
             home, self._publishers, self._petnames, self._resolver, self._announcing, network
         )
 
@@ -232,7 +225,7 @@ class Node:
             nursery.start_soon(self._serving.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._neighbours.run)
-            nursery.start_soon(self._following.run)
+            nursery.start_soon(self.trust.run)
             nursery.start_soon(self._rechecking.run)
             nursery.start_soon(self.upkeep.scrub_slowly)
             nursery.start_soon(self.repairing.run)
@@ -254,7 +247,7 @@ class Node:
         self, publisher_id: str, name: str, version: str, files: Mapping[str, bytes], petname: str
     ) -> Published:
         published = await self._publishing.commit(publisher_id, name, version, files, petname)
-        self._following.wake()
+        self.trust.wake()
         return published
 
     # ---- releases --------------------------------------------------------------------------------
@@ -308,11 +301,11 @@ class Node:
             routing_table=self._network.routing().peers_count,
             releases=len({release.manifest for release in releases}),
             stored_bytes=usage.data_bytes + usage.part_bytes + usage.pack_bytes,
-            received_bytes=self._received_bytes(),
-            sent_bytes=self._sent_bytes(),
+            received_bytes=self._traffic.received_bytes,
+            sent_bytes=self._traffic.sent_bytes,
             announcements_queued=announced.keys_count - announced.stored_keys_count,
             announcements_held=announced.stored_keys_count,
-            transfers=tuple(self._running()),
+            transfers=(*self._traffic.transfers(), *self._fetching.pauses.views()),
             notices=tuple(self._notices),
         )
 
@@ -321,7 +314,7 @@ class Node:
 
     async def peers(self) -> tuple[PeerView, ...]:
         return tuple(
-            self._peer_view(status.peer, status.is_outbound) for status in self._network.peers()
+            self._traffic.peer(status.peer, status.is_outbound) for status in self._network.peers()
         )
 
     async def connect(self, address: str) -> PeerView:
@@ -330,46 +323,8 @@ class Node:
         self._neighbours.book.add(wanted.peer, wanted.addresses)
         for status in self._network.peers():
             if status.peer == wanted.peer:
-                return self._peer_view(status.peer, status.is_outbound)
-        return self._peer_view(wanted.peer, True)
-
-    async def bootstrap_list(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self._settings.bootstrap, *self._bootstrap]))
-
-    async def bootstrap_add(self, address: str) -> tuple[str, ...]:
-        parse_peer_address(address)
-        if address not in self._bootstrap:
-            self._bootstrap.append(address)
-            await self._keep_bootstrap()
-        self._neighbours.add_bootstrap(address)
-        return await self.bootstrap_list()
-
-    async def bootstrap_remove(self, address: str) -> tuple[str, ...]:
-        if address not in self._bootstrap:
-            where = (
-                "it stands in config.toml"
-                if address in self._settings.bootstrap
-                else "it is not kept"
-            )
-            raise UsageError(f"{address} cannot be removed: {where}", address=address)
-        self._bootstrap.remove(address)
-        self._neighbours.remove_bootstrap(address)
-        await self._keep_bootstrap()
-        return await self.bootstrap_list()
-
-    # ---- trust -----------------------------------------------------------------------------------
-
-    async def trust_add(self, publisher: PublisherReference, petname: str) -> PublisherView:
-        return await self._following.add(publisher, petname)
-
-    async def trust_list(self) -> tuple[PublisherView, ...]:
-        return await self._following.views()
-
-    async def trust_remove(self, petname: str) -> PublisherView:
-        return await self._following.remove(petname)
-
-    async def trust_reset(self, petname: str | None) -> tuple[PublisherView, ...]:
-        return await self._following.reset(petname)
+                return self._traffic.peer(status.peer, status.is_outbound)
+        return self._traffic.peer(wanted.peer, True)
 
     # ---- figures ---------------------------------------------------------------------------------
 
@@ -379,9 +334,9 @@ class Node:
             (
                 "received_bytes_total",
                 "Verified payload received from peers.",
-                self._received_bytes(),
+                self._traffic.received_bytes,
             ),
-            ("sent_bytes_total", "Payload sent to peers.", self._sent_bytes()),
+            ("sent_bytes_total", "Payload sent to peers.", self._traffic.sent_bytes),
             (
                 "faults_total",
                 "Tasks that died of a bug while serving a peer.",
@@ -392,7 +347,7 @@ class Node:
             ("dht_records", "Provider records kept for others.", routing.records_count),
             ("sessions", "Sessions that others opened.", self._serving.sessions_count),
             ("channels", "Open lanes and span streams.", self._channels.open_count),
-            ("transfers", "Downloads that run now.", len(self._transfers)),
+            ("transfers", "Downloads that run now.", self._traffic.transfers_count),
             ("announced_keys", "Keys that some node remembers us by.", announced.stored_keys_count),
         ]
         return tuple(
@@ -410,78 +365,3 @@ class Node:
         """Keep something that the user should know and no command asked for."""
         log.warning("%s: %s", kind, message)
         self._notices.append(Notice(time=time.time(), kind=kind, message=message))
-
-    # ---- parts -----------------------------------------------------------------------------------
-
-    @contextmanager
-    def _during_transfer(
-        self, transfer: Transfer, resolved: Resolved, total_bytes: int
-    ) -> Iterator[None]:
-        self._transfers[transfer] = (resolved, total_bytes)
-        transfer.on_received = self._serving.on_received
-        try:
-            yield
-        finally:
-            del self._transfers[transfer]
-            for share in transfer.shares.values():
-                total = self._received_from.get(share.peer, 0) + share.received_bytes
-                self._received_from[share.peer] = total
-                if share.fault:
-                    self.notice(
-                        "PeerError", f"{share.peer} was dropped from {resolved.text}: {share.fault}"
-                    )
-
-    def _running(self) -> Iterator[api.Transfer]:
-        for transfer, (resolved, total_bytes) in self._transfers.items():
-            facts = transfer.statistics()
-            held_before = total_bytes - facts.total_bytes
-            progress = Progress(
-                "transfer",
-                held_before + facts.verified_bytes,
-                total_bytes,
-                facts.rate_bytes_per_s,
-                sum(1 for peer in facts.peers if peer.rate_bytes_per_s > 0),
-            )
-            yield api.Transfer(
-                reference=resolved.text,
-                content_id=content_id_text(resolved.digest),
-                progress=progress,
-            )
-        yield from self._fetching.pauses.views()
-
-    def _received_bytes(self) -> int:
-        running = sum(s.received_bytes for t in self._transfers for s in t.shares.values())
-        return sum(self._received_from.values()) + running + self._documents.received_bytes
-
-    def _sent_bytes(self) -> int:
-        return self._serving.sent_bytes + self._document_server.sent_bytes
-
-    def _peer_view(self, peer: PeerId, is_outbound: bool) -> PeerView:
-        known = self._network.known_address(peer)
-        rates = [f for t in self._transfers for f in t.statistics().peers if f.peer == peer]
-        running = sum(t.shares[peer].received_bytes for t in self._transfers if peer in t.shares)
-        return PeerView(
-            peer_id=str(peer),
-            addresses=known.addresses if known else (),
-            direction="out" if is_outbound else "in",
-            received_bytes=self._received_from.get(peer, 0) + running,
-            sent_bytes=self._serving.sent_to.get(peer, 0),
-            down_bytes_per_s=sum(f.rate_bytes_per_s for f in rates),
-            downloads=len(rates),
-        )
-
-    async def _keep_bootstrap(self) -> None:
-        data = json.dumps(self._bootstrap).encode()
-        await trio.to_thread.run_sync(write_durably, self._home.bootstrap, data)
-
-
-def _kept_addresses(home: Home) -> list[str]:
-    """Bootstrap addresses that the user added; what is not an address is left out."""
-    kept = []
-    for text in read_json(home.bootstrap, LISTS_BYTES_MAX) or []:
-        try:
-            parse_peer_address(str(text))
-        except P2phubError:
-            continue
-        kept.append(str(text))
-    return kept

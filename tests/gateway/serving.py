@@ -122,5 +122,5 @@ async def serving(node: MemoryNode) -> AsyncIterator[Served]:
 async def following(world: World) -> MemoryNode:
     """A node that knows the publisher `lab` and holds nothing."""
     node = MemoryNode(world, "12D3KooWFollower")
-    await node.trust_add(PublisherReference(PUBLISHER), "lab")
+    await node.trust.add(PublisherReference(PUBLISHER), "lab")
     return node

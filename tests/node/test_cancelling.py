@@ -66,7 +66,7 @@ async def is_at_rest(node: Node) -> None:
             node._serving.sessions_count
             or channels.open_count
             or channels._listener._tickets
-            or node._transfers
+            or node._traffic.transfers_count
             or node._serving._watches.by_page
             or any("Lane" in thread.name for thread in threading.enumerate())
         ):

@@ -79,7 +79,7 @@ async def test_a_tree_goes_with_its_release_wherever_else_that_was_fetched_to(
         await b.upkeep.pin(parse_reference(published.content_id), True)
         await fetch(b, published.reference, to=tmp_path / "out")
         # A name that its publisher gets here afterwards makes no second tree.
-        await b.trust_add(PublisherReference(published.publisher_id), "lab")
+        await b.trust.add(PublisherReference(published.publisher_id), "lab")
         assert (await fetch(b, "lab/tiny")).path == tree.path
         assert [row.is_pinned for row in await b.releases()] == [True]
         removed = await b.upkeep.remove(parse_reference("lab/tiny"))
