@@ -34,13 +34,9 @@ from p2phub.node.api import (
     Fetched,
     FetchRequest,
     FileView,
-    IdentityView,
     Kind,
-    Metric,
     NodeApi,
-    Notice,
     PeerShare,
-    PeerView,
     Prepared,
     Progress,
     ProgressSink,
@@ -49,12 +45,11 @@ from p2phub.node.api import (
     ReleaseSummary,
     ReleaseTerms,
     ReleaseView,
-    StatusView,
-    Transfer,
     Verified,
     VersionsView,
     VersionView,
 )
+from p2phub.node.figures import IdentityView, Metric, Notice, PeerView, StatusView, Transfer
 from p2phub.proto.content_id import content_id_text, parse_content_id
 from p2phub.proto.manifest import Manifest
 from p2phub.proto.names import (

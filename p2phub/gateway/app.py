@@ -36,7 +36,8 @@ from p2phub.gateway.http import (
 from p2phub.gateway.metrics import metrics_response
 from p2phub.gateway.page import page
 from p2phub.gateway.routes import Route, parse_route
-from p2phub.node.api import Metric, NodeApi
+from p2phub.node.api import NodeApi
+from p2phub.node.figures import Metric
 
 log = logging.getLogger(__name__)
 

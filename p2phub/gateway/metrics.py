@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2phub.gateway.http import Response
-from p2phub.node.api import Metric
+from p2phub.node.figures import Metric
 
 
 def metrics_response(metrics: Iterable[Metric]) -> Response:

@@ -12,7 +12,8 @@ from typing import Final
 from p2phub.digest import sha256
 from p2phub.display import size_text, visible
 from p2phub.gateway.http import Response
-from p2phub.node.api import ReleaseSummary, StatusView
+from p2phub.node.api import ReleaseSummary
+from p2phub.node.figures import StatusView
 
 ROWS_MAX: Final = 2000  # releases shown: a page that a browser still lays out at once
 

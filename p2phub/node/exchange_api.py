@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from p2phub.node.progress import ProgressSink
 from p2phub.proto.names import Reference
 
 if TYPE_CHECKING:
-    from p2phub.node.api import Prepared, ProgressSink, ReleaseTerms
+    from p2phub.node.api import Prepared, ReleaseTerms
 
 Tool: TypeAlias = Literal["folder", "hf", "ollama"]
 

@@ -27,10 +27,6 @@ from p2phub.node.announcing import Announcing
 from p2phub.node.api import (
     Fetched,
     FetchRequest,
-    IdentityView,
-    Metric,
-    Notice,
-    PeerView,
     Prepared,
     ProgressSink,
     Published,
@@ -38,7 +34,6 @@ from p2phub.node.api import (
     ReleaseSummary,
     ReleaseTerms,
     ReleaseView,
-    StatusView,
     Verified,
     VersionsView,
 )
@@ -47,6 +42,7 @@ from p2phub.node.channels import Channels
 from p2phub.node.documents import Documents, DocumentServer
 from p2phub.node.exchange import Exchange
 from p2phub.node.fetching import Fetching
+from p2phub.node.figures import IdentityView, Metric, Notice, PeerView, StatusView
 from p2phub.node.following import Following
 from p2phub.node.library import Library
 from p2phub.node.limits import Limiting

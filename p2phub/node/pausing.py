@@ -18,8 +18,9 @@ import trio
 from p2phub.display import size_text
 from p2phub.durable import check_writable, room_at
 from p2phub.errors import StoreError, StoreFailed, StoreFull
-from p2phub.node.api import Fetched, FetchRequest, Pause, PeerShare, Progress, ProgressSink
-from p2phub.node.api import Transfer as TransferView
+from p2phub.node.api import Fetched, FetchRequest, PeerShare
+from p2phub.node.figures import Transfer as TransferView
+from p2phub.node.progress import Pause, Progress, ProgressSink
 from p2phub.node.resolving import Resolved
 from p2phub.node.upkeep import Upkeep
 from p2phub.paths import PART_FOLDER, Home, StoreFolder

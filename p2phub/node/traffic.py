@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from p2phub.net.base import Network, PeerId
-from p2phub.node.api import PeerView
-from p2phub.node.api import Transfer as TransferView
 from p2phub.node.documents import Documents, DocumentServer
 from p2phub.node.downloads import Transfer
+from p2phub.node.figures import PeerView
+from p2phub.node.figures import Transfer as TransferView
 from p2phub.node.progress import Progress
 from p2phub.node.resolving import Resolved
 from p2phub.node.serving import Serving

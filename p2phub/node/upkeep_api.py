@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from p2phub.node.progress import ProgressSink
 from p2phub.proto.names import Reference
-
-if TYPE_CHECKING:
-    from p2phub.node.api import ProgressSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

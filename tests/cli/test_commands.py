@@ -22,7 +22,8 @@ from p2phub.errors import (
     VersionExists,
     WrongPassphrase,
 )
-from p2phub.node.api import Fault, Notice, ProgressSink, Verified
+from p2phub.node.api import Fault, ProgressSink, Verified
+from p2phub.node.figures import Notice
 from p2phub.proto.content_id import parse_content_id
 from p2phub.proto.names import Reference
 from tests.cli.running import Terminal

@@ -21,8 +21,9 @@ from p2phub.errors import (
     all_errors,
 )
 from p2phub.node.acquaintances_api import BootstrapApi, TrustApi
-from p2phub.node.api import Fetched, FetchRequest, NodeApi, Progress, ProgressSink, StatusView
+from p2phub.node.api import Fetched, FetchRequest, NodeApi, Progress, ProgressSink
 from p2phub.node.exchange_api import ExchangeApi
+from p2phub.node.figures import StatusView
 from p2phub.node.limits_api import LimitsApi
 from p2phub.node.upkeep_api import RepairApi, UpkeepApi
 from p2phub.paths import Home
