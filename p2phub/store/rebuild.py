@@ -15,6 +15,7 @@ from p2phub.errors import ContentError, NotHeld, StoreError
 from p2phub.paths import StoreFolder
 from p2phub.proto.content import ObjectRecord
 from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.proto.manifest import FilePage, Manifest, document_kind
 from p2phub.store.base import ObjectState
 from p2phub.store.file_system import FileSystem, failures, listed
 from p2phub.store.holdings import Holdings
@@ -80,6 +81,40 @@ class Rebuild:
         own = {folder.parts / name: name for name in listed(folder.parts)}
         for path, text in {**own, **told.parts}.items():
             self.part(text, path)
+        for manifest in {release.manifest for release in told.releases.values()}:
+            self._small_files(manifest)
+
+    def _small_files(self, root: Digest) -> None:
+        """Learn anew which chunks in packs are whole files of a release: their SHA-256 is right."""
+        try:
+            data = self._holdings.get(root)
+            if document_kind(data) is None:
+                self._note_small([(sha256(data), root)])
+            if document_kind(data) != "manifest":
+                return
+            pages = [page.digest for page in Manifest.decode(data).pages]
+        except (StoreError, ContentError):
+            return
+        for name in pages:
+            try:
+                files = FilePage.decode(self._holdings.get(name)).files
+            except (StoreError, ContentError):
+                continue
+            singles = {file.object: file.sha256 for file in files if file.chunk_count == 1}
+            held = self._holdings.index.in_packs(list(singles))
+            self._note_small(
+                [(singles[name], name) for name in held if self._is_right(name, singles)]
+            )
+
+    def _is_right(self, name: Digest, claims: dict[Digest, bytes]) -> bool:
+        try:
+            return sha256(self._holdings.get(name)) == claims[name]
+        except StoreError:
+            return False
+
+    def _note_small(self, files: list[tuple[bytes, Digest]]) -> None:
+        with self._holdings.index.transaction() as change:
+            change.add_small_files(files)
 
     def whole(self, text: str, path: Path, kind: str, stamp: FileStamp | None) -> bool:
         """Give a whole file its row; False: it is not what `text`, the name of an object, says."""

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from p2phub.digest import digest, sha256
 from p2phub.errors import StoreFailed
 from p2phub.paths import StoreFolder
+from p2phub.proto.manifest import FilePage
 from p2phub.store.base import Place, Release
 from p2phub.store.disk import DiskStore
 from p2phub.store.file_system import AnyPath, FileSystem
@@ -40,6 +42,42 @@ def reopened(store: DiskStore, tmp_path: Path) -> DiskStore:
 def edit(path: Path) -> None:
     with open(path, "r+b") as file:
         file.write(b"x")
+
+
+def test_small_files_of_kept_releases_are_whole_after_a_rebuild(
+    store: DiskStore, tmp_path: Path
+) -> None:
+    kept, absent, alone, other = (sample(900, seed=seed) for seed in range(4))
+    manifest, page = manifest_of({"kept": kept, "absent": absent})
+    store.put([manifest.encode(), page.encode(), kept.data, alone.data, other.data])
+    for file in (kept, alone, other):
+        store.finish(file.object)
+    store.add_release(Release(manifest.digest, "kept"))
+    store.add_release(Release(alone.object))
+    store.close()
+    StoreFolder(tmp_path / "store").index.unlink()
+    store = DiskStore(tmp_path / "store")
+    assert store.held_among(page.files) == ({kept.object}, set())
+    for file, name in ((kept, kept.object), (alone, alone.object), (absent, None), (other, None)):
+        assert store.object_by_sha256(sha256(file.data)) == name
+    store.close()
+
+
+def test_a_small_file_that_is_not_what_its_release_says_is_not_whole_after_a_rebuild(
+    store: DiskStore, tmp_path: Path
+) -> None:
+    small = sample(900)
+    manifest, page = manifest_of({"small": small})
+    false = FilePage((replace(page.files[0], sha256=bytes(32)),))
+    manifest = replace(manifest, pages=(replace(manifest.pages[0], digest=digest(false.encode())),))
+    store.put([manifest.encode(), false.encode(), small.data])
+    store.add_release(Release(manifest.digest, "kept"))
+    store.close()
+    StoreFolder(tmp_path / "store").index.unlink()
+    store = DiskStore(tmp_path / "store")
+    assert store.held_among(false.files) == (set(), {small.object})
+    assert store.object_by_sha256(bytes(32)) is None
+    store.close()
 
 
 @pytest.mark.parametrize("loss", ["removed", "garbage", "cut"])
