@@ -302,7 +302,7 @@ class Kademlia:
     async def _exchange(
         self, peer: PeerId, addresses: tuple[str, ...], request: Message, *, is_reply_needed: bool
     ) -> Message | None:
-        connection = self._swarm.connection(peer)
+        connection = self._swarm.connections.newest(peer)
         if connection is None:
             with trio.move_on_after(DIAL_TIMEOUT_S):
                 connection = await self._swarm.dial(peer, addresses)

@@ -134,7 +134,7 @@ class Libp2pNetwork:
                     if introduced is not None:
                         await introduced.wait()
         except trio.TooSlowError:
-            if self._swarm.connection(address.peer) is None:
+            if self._swarm.connections.newest(address.peer) is None:
                 raise PeerUnreachable(
                     f"{address.peer} could not be reached within {timeout_s:.0f} s"
                     f" at {', '.join(address.addresses)}",
@@ -157,10 +157,10 @@ class Libp2pNetwork:
         await self._swarm.disconnect(peer)
 
     def peers(self) -> list[PeerStatus]:
-        return [connection.status() for connection in self._swarm.connections()]
+        return [connection.status() for connection in self._swarm.connections.live()]
 
     async def peers_changed(self) -> None:
-        await self._swarm.changed()
+        await self._swarm.connections.changed()
 
     def known_address(self, peer: PeerId) -> PeerAddress | None:
         addresses = self._known.get(peer)
@@ -212,7 +212,7 @@ class Libp2pNetwork:
                     raise
                 if said.addresses:
                     self._remember(connection.peer, said.addresses)
-                    self._swarm.on_changed()
+                    self._swarm.connections.on_changed()
                     if self._kademlia_protocol in said.protocols:
                         self._kademlia.on_peer(connection.peer, said.addresses)
         except P2phubError as error:
@@ -223,7 +223,7 @@ class Libp2pNetwork:
             self._introduced.pop(connection).set()
 
     async def _serve_identify(self, stream: Stream) -> None:
-        connection = self._swarm.connection(stream.peer)
+        connection = self._swarm.connections.newest(stream.peer)
         if connection is None:
             return
         await introduce(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -17,30 +16,29 @@ from p2phub.errors import (
     P2phubError,
     PeerUnreachable,
     ProtocolViolation,
-    StreamClosed,
 )
 from p2phub.net.addresses import (
     Endpoint,
     endpoint_from_socket,
     expand_wildcard,
-    gives_way,
     is_own_machine,
     network_of,
 )
 from p2phub.net.base import PeerId
 from p2phub.net.connection import Connection, PeerStream, Served
+from p2phub.net.connection_table import ConnectionTable
 from p2phub.net.dial import connect_tcp, first_to_answer
 from p2phub.net.identity import Identity
 from p2phub.net.listen import bind
 from p2phub.net.multistream import answer, propose
 from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
+from p2phub.net.stream_server import StreamServer, is_peer_fault
 from p2phub.net.yamux import PROTOCOL as YAMUX
 from p2phub.net.yamux import Yamux
 from p2phub.net.yamux_stream import YamuxStream
 from p2phub.proto.limits import (
     CONNECTIONS_INBOUND_MAX,
     CONNECTIONS_MAX,
-    CONNECTIONS_PER_HOST_MAX,
     CONNECTIONS_PER_PEER_MAX,
     HANDSHAKES_PENDING_MAX,
     HANDSHAKES_PER_HOST_MAX,
@@ -48,9 +46,7 @@ from p2phub.proto.limits import (
 )
 
 HANDSHAKE_TIMEOUT_S = 8.0  # inbound: three round trips and a slow processor
-NEGOTIATE_TIMEOUT_S = 10.0  # the first line on a stream
 SILENCE_S = 4.0  # after a question, without a single byte: the peer is not there any more
-CLOSE_LINGER_S = 10.0  # after our last byte on a stream, for the peer's end of it
 FRESH_S = 5.0  # a few round trips until the first stream
 IDLE_S = 300.0  # without any stream: beyond it a connection makes room for others
 _SWEEP_S = 60.0
@@ -77,10 +73,8 @@ class Swarm:
         self._security = Security(identity)
         self._listen = listen
         self._on_connected = on_connected
-        self._served: dict[str, Served] = {}
-        self._connections: dict[PeerId, list[Connection]] = {}
-        self._changed = trio.Event()
-        self._by_network: Counter[str] = Counter()  # inbound, this machine's own excepted
+        self.connections = ConnectionTable()
+        self._streams = StreamServer(self.connections, self._on_fault)
         # Inbound, by the network of the remote IP, oldest first.
         self._handshakes: dict[trio.CancelScope, str] = {}
         self._dials: dict[PeerId, trio.Event] = {}
@@ -95,12 +89,12 @@ class Swarm:
 
     def serve(self, protocol: str, served: Served) -> None:
         assert self._nursery is None, "protocols are served before run(): peers hear of them once"
-        assert protocol not in self._served, f"{protocol} is served twice"
-        self._served[protocol] = served
+        assert protocol not in self._streams.served, f"{protocol} is served twice"
+        self._streams.served[protocol] = served
 
     @property
     def protocols(self) -> list[str]:
-        return list(self._served)
+        return list(self._streams.served)
 
     async def run(
         self,
@@ -125,7 +119,7 @@ class Swarm:
         finally:
             for listener in listeners:
                 listener.close()
-            for connection in self.connections():
+            for connection in self.connections.live():
                 connection.yamux.end("this node stops")
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
@@ -158,33 +152,10 @@ class Swarm:
             )
         )
 
-    # -- who is there --------------------------------------------------------------------------
-
-    def connections(self) -> list[Connection]:
-        return [
-            connection
-            for group in self._connections.values()
-            for connection in group
-            if connection.is_live
-        ]
-
-    def connection(self, peer: PeerId) -> Connection | None:
-        """The newest live connection with a peer: older ones may be ghosts of its former life."""
-        group = self._connections.get(peer, ())
-        return next((found for found in reversed(group) if found.is_live), None)
-
-    async def changed(self) -> None:
-        """Until `on_changed` is called, as when a connection is made or ends."""
-        await self._changed.wait()
-
-    def on_changed(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     async def disconnect(self, peer: PeerId) -> None:
-        for connection in list(self._connections.get(peer, ())):
+        for connection in self.connections.of(peer):
             await connection.yamux.close()
-            self._remove(connection)
+            self.connections.remove(connection)
 
     # -- streams -------------------------------------------------------------------------------
 
@@ -202,54 +173,6 @@ class Swarm:
                 connection.yamux.end("the peer fell silent")
             raise
         return PeerStream(stream, connection)
-
-    async def _serve(self, connection: Connection, stream: YamuxStream) -> None:
-        """One inbound stream, from its first line to its end; whatever happens ends this stream or
-        peer alone.
-        """
-        connection.used_s = trio.current_time()
-        try:
-            with trio.move_on_after(NEGOTIATE_TIMEOUT_S) as first_line:
-                protocol = await answer(stream, self._served)
-            if first_line.cancelled_caught:
-                stream.abort("no protocol was named in time")
-                return
-            await self._serve_protocol(connection, stream, protocol)
-        except P2phubError as error:
-            log.debug("%s: %s", connection.peer, error)
-            stream.abort()
-        except Exception as error:
-            if _is_peer_fault(error):
-                log.debug("%s: %s", connection.peer, error)
-                stream.abort()
-            else:
-                self._on_fault(connection)
-        except BaseException:
-            stream.abort()
-            raise
-        finally:
-            connection.used_s = trio.current_time()
-
-    async def _serve_protocol(
-        self, connection: Connection, stream: YamuxStream, protocol: str
-    ) -> None:
-        served = self._served[protocol]
-        by_peer = sum(
-            other.serving[protocol] for other in self._connections.get(connection.peer, ())
-        )
-        if by_peer >= served.streams_per_peer_max:
-            stream.abort("too many streams of this protocol")
-            return
-        connection.serving[protocol] += 1
-        try:
-            await served.serve(PeerStream(stream, connection))
-        finally:
-            connection.serving[protocol] -= 1
-        await stream.close()
-        with trio.move_on_after(CLOSE_LINGER_S) as linger:
-            await stream.drain()
-        if linger.cancelled_caught:
-            stream.abort("the peer left its side open")
 
     def _on_fault(self, connection: Connection) -> None:
         """A bug of ours, met while serving this peer: it loses its connection, nobody else does."""
@@ -271,7 +194,7 @@ class Swarm:
         if peer == self.peer_id:
             raise PeerUnreachable("this is our own address", peer=peer)
         while True:
-            connection = self.connection(peer)
+            connection = self.connections.newest(peer)
             if connection is not None:
                 return connection
             underway = self._dials.get(peer)
@@ -280,9 +203,8 @@ class Swarm:
             await underway.wait()
 
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> Connection:
-        if len(self.connections()) >= CONNECTIONS_MAX and not self._make_room(
-            is_inbound_only=False
-        ):
+        is_full = len(self.connections.live()) >= CONNECTIONS_MAX
+        if is_full and not self._make_room(is_inbound_only=False):
             raise PeerUnreachable("all connections are in use", peer=peer)
         done = self._dials[peer] = trio.Event()
 
@@ -347,7 +269,7 @@ class Swarm:
         pending = sum(other == network for other in self._handshakes.values())
         if pending >= HANDSHAKES_PER_HOST_MAX:
             return False
-        return self._by_network[network] < CONNECTIONS_PER_HOST_MAX
+        return self.connections.has_room_for(host)
 
     async def _welcome(
         self, accepted: trio.socket.SocketType, remote: Endpoint, scope: trio.CancelScope
@@ -370,8 +292,7 @@ class Swarm:
                 accepted.close()
         if connection is None:
             return
-        inbound = sum(not other.is_outbound for other in self.connections())
-        is_full = inbound >= self.inbound_max and not (
+        is_full = len(self.connections.inbound()) >= self.inbound_max and not (
             self._make_room(is_inbound_only=True) or self._make_room_for(remote.host)
         )
         if is_full or connection.peer == self.peer_id or self._nursery is None:
@@ -392,47 +313,29 @@ class Swarm:
         if self._nursery is None:
             connection.yamux.end("this node stops")
             raise PeerUnreachable("this node stops", peer=connection.peer)
-        group = self._connections.setdefault(connection.peer, [])
-        group.append(connection)
-        if not connection.is_outbound and not is_own_machine(connection.remote.host):
-            self._by_network[network_of(connection.remote.host)] += 1
-        if len(group) > CONNECTIONS_PER_PEER_MAX:
-            group[0].yamux.end("a newer connection replaces it")
+        older = self.connections.of(connection.peer)
+        if len(older) >= CONNECTIONS_PER_PEER_MAX:
+            older[0].yamux.end("a newer connection replaces it")
+        self.connections.add(connection)
         self._nursery.start_soon(self._run, connection)
         self._on_connected(connection)
-        self.on_changed()
 
     async def _run(self, connection: Connection) -> None:
         def on_stream(stream: YamuxStream) -> None:
             if self._nursery is not None:
-                self._nursery.start_soon(self._serve, connection, stream)
+                self._nursery.start_soon(self._streams.serve, connection, stream)
 
         try:
             await connection.yamux.run(on_stream)
         except ProtocolViolation as error:
             log.debug("%s: %s", connection.peer, error)
         except Exception as error:
-            if _is_peer_fault(error):
+            if is_peer_fault(error):
                 log.debug("%s: %s", connection.peer, error)
             else:
                 self._on_fault(connection)
         finally:
-            self._remove(connection)
-
-    def _remove(self, connection: Connection) -> None:
-        group = self._connections.get(connection.peer, [])
-        if connection not in group:
-            return
-        group.remove(connection)
-        self.on_changed()
-        if not group:
-            del self._connections[connection.peer]
-        host = connection.remote.host
-        if not connection.is_outbound and not is_own_machine(host):
-            network = network_of(host)
-            self._by_network[network] -= 1
-            if not self._by_network[network]:
-                del self._by_network[network]
+            self.connections.remove(connection)
 
     def _make_room(self, *, is_inbound_only: bool) -> bool:
         """Close the connection that was idle longest; False if none is idle.
@@ -440,34 +343,19 @@ class Swarm:
         is_inbound_only: for one that comes in, which shall not push out who came just before it.
         """
         until_s = trio.current_time() - (FRESH_S if is_inbound_only else 0.0)
-        idle = [
-            connection
-            for connection in self.connections()
-            if not connection.yamux.streams_count
-            and not (is_inbound_only and connection.is_outbound)
-            and connection.used_s <= until_s
-        ]
-        if not idle:
-            return False
-        oldest = min(idle, key=lambda connection: connection.used_s)
-        oldest.yamux.end("its place was needed")
-        self._remove(oldest)
-        return True
+        oldest = self.connections.idle_longest(until_s, is_inbound_only=is_inbound_only)
+        return self._end(oldest, "its place was needed")
 
     def _make_room_for(self, host: str) -> bool:
-        """Close the newest inbound connection of the network that has most; False if that has not
-        two more than `host`'s: streams that say nothing shall keep nobody out.
-        """
-        inbound = [other for other in self.connections() if not other.is_outbound]
-        network = gives_way((other.remote.host for other in inbound), host)
-        if network is None:
+        """Close one of the network that has most, if it has two more than `host`'s."""
+        newest = self.connections.newest_of_most(host)
+        return self._end(newest, "its network has more connections than others")
+
+    def _end(self, connection: Connection | None, reason: str) -> bool:
+        if connection is None:
             return False
-        newest = max(
-            (other for other in inbound if network_of(other.remote.host) == network),
-            key=lambda connection: connection.since_s,
-        )
-        newest.yamux.end("its network has more connections than others")
-        self._remove(newest)
+        connection.yamux.end(reason)
+        self.connections.remove(connection)
         return True
 
     def _on_unread(self, change: int) -> None:
@@ -476,20 +364,17 @@ class Swarm:
         """
         self._unread_bytes += change
         if change > 0 and self._unread_bytes > self.unread_bytes_max:
-            fullest = max(self.connections(), key=lambda connection: connection.yamux.unread_bytes)
+            fullest = max(
+                self.connections.live(), key=lambda connection: connection.yamux.unread_bytes
+            )
             fullest.yamux.end("too much of what it sent is unread")
 
     async def _sweep(self) -> None:
         while True:
-            while not self._connections:
-                await self.changed()
+            while not self.connections:
+                await self.connections.changed()
             await trio.sleep(_SWEEP_S)
             now = trio.current_time()
-            for connection in self.connections():
+            for connection in self.connections.live():
                 if not connection.yamux.streams_count and now - connection.used_s > IDLE_S:
                     await connection.yamux.close()
-
-
-def _is_peer_fault(error: Exception) -> bool:
-    """Whether a group of errors, from a nursery in a protocol's task, holds peers' faults only."""
-    return isinstance(error, ExceptionGroup) and error.split((P2phubError, StreamClosed))[1] is None

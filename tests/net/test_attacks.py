@@ -195,7 +195,7 @@ async def test_connections_of_one_host_whose_streams_say_nothing_keep_nobody_out
         attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
         await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
         nursery.start_soon(is_closed, attacker)  # it answers, so that it is there
-    while sum(c.yamux.streams_count for c in victim._swarm.connections()) < 6:
+    while sum(c.yamux.streams_count for c in victim._swarm.connections.live()) < 6:
         await trio.sleep(0.01)
     await honest.connect(address_of(victim))
     assert await ask_echo(honest, victim) == b"are you there"
@@ -209,12 +209,12 @@ async def test_who_has_just_come_is_not_pushed_out_by_the_next(nursery: trio.Nur
         attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
         await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
     await honest.connect(address_of(victim))
-    while honest._swarm.connections()[0].yamux.streams_count:
+    while honest._swarm.connections.live()[0].yamux.streams_count:
         await trio.sleep(0.01)
     assert await is_closed(await attack(nursery, victim, 9002, source="127.0.0.2"))
-    [connection] = honest._swarm.connections()
+    [connection] = honest._swarm.connections.live()
     assert await ask_echo(honest, victim) == b"are you there"
-    assert honest._swarm.connections() == [connection]
+    assert honest._swarm.connections.live() == [connection]
 
 
 async def test_who_has_as_many_connections_as_others_displaces_none(nursery: trio.Nursery) -> None:
@@ -224,7 +224,7 @@ async def test_who_has_as_many_connections_as_others_displaces_none(nursery: tri
         attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
         if number < 4:
             await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
-            while victim._swarm.connections()[-1].yamux.streams_count < 1:
+            while victim._swarm.connections.live()[-1].yamux.streams_count < 1:
                 await trio.sleep(0.01)
         else:
             assert await is_closed(attacker)

@@ -205,7 +205,7 @@ async def test_idle_streams_of_one_peer_keep_nobody_else_out(nursery: trio.Nurse
 
 async def test_idle_streams_of_one_network_keep_nobody_else_out(nursery: trio.Nursery) -> None:
     victim, honest = await nodes(nursery, 2)
-    served = victim._swarm._served[KADEMLIA]
+    served = victim._swarm._streams.served[KADEMLIA]
     served.streams_max = 3 * DHT_STREAMS_PER_PEER_MAX
     for number in range(3):
         attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
