@@ -1,17 +1,14 @@
 """One simulated node: the daemon's `Download`, `Uploads` and `Offers`, carried out over a link.
 
-It does what p2phub.node does: hands events to the machines, carries out their actions, tells
-watchers what is new at once and then not again for DELTA_PERIOD_S, tells no downloader what it said
-to hold itself, and calls the machines in batches. Messages take the link's delay; chunks take the
-link.
+It does what p2phub.node does: hands events to the machines, carries out their actions, and calls
+the machines in batches. Messages take the link's delay; chunks take the link.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
 
 from p2phub.core.swarm import bitsets
 from p2phub.core.swarm.actions import (
@@ -35,8 +32,7 @@ from simulations.content import Content
 from simulations.engine import Engine
 from simulations.links import Link, Parcel
 from simulations.loop import Loop
-
-DELTA_PERIOD_S = 0.1  # between two words on what is new
+from simulations.watching import Delta, Watching
 
 
 class Conduct(Enum):
@@ -46,9 +42,6 @@ class Conduct(Enum):
     LIAR = "liar"  # every chunk it sends is wrong
     SILENT = "silent"  # it accepts requests and sends nothing
     FREE_RIDER = "free rider"  # it never gives a slot
-
-
-_Delta: TypeAlias = tuple[str, Digest, Sequence[int]]  # who holds more entries of which page
 
 
 class SimulatedPeer:
@@ -84,23 +77,13 @@ class SimulatedPeer:
         self._on_uploaded = on_uploaded
         self.asked_now: list[tuple[str, int]] = []  # the requests of this step
         self.served: set[str] = set()  # who was given an upload slot
-        # What its deltas said, 1 for each entry: all who watch know of it, and tell it nothing of
-        # that. A seed sends none.
-        self._announced = {page: bytearray(len(lengths)) for page, lengths in content.pages.items()}
-        # Who asked for a page, and what they announced of it.
-        self._watchers: dict[Digest, dict[str, tuple[SimulatedPeer, bytearray]]] = {
-            page: {} for page in content.pages
-        }
-        self._gained: dict[Digest, list[int]] = {}  # since the last delta
-        self._told_at = float("-inf")  # the last delta
-        self.deltas_count = 0  # sent: each to all who watch
-        self.told_count = 0  # chunks in them, for each who was told
+        self.watching = Watching(name, engine, link, content.pages)
         # What was started, by peer and id.
         self._uploading: dict[str, dict[int, list[tuple[Digest, int]]]] = {}
         size_bytes = content.size_bytes
         self.download = Download(size_bytes, rng, span_bytes=span_bytes)
-        self._news: list[_Delta] = []  # that the machine didn't hear yet
-        self._givers: set[str] = set()  # who gives this peer a slot
+        self.news: list[Delta] = []  # that the machine didn't hear yet
+        self.givers: set[str] = set()  # who gives this peer a slot
         self.uploads = Uploads(rng)
         self.offers = Offers(name, size_bytes, span_bytes) if is_seed else None
         for page, lengths in content.pages.items():
@@ -118,7 +101,7 @@ class SimulatedPeer:
 
     def _hear_news(self) -> None:
         """Hand the news to the machine: late is early enough, see `on_have_delta`."""
-        news, self._news = self._news, []
+        news, self.news = self.news, []
         hear, now = self.download.on_have_delta, self.engine.now
         for name, page, entries in news:
             hear(name, page, entries, now)
@@ -159,10 +142,9 @@ class SimulatedPeer:
         self.uploads.on_peer_gone(name, self.engine.now)
         if self.offers is not None:
             self.offers.on_peer_gone(name, self.engine.now)
-        for watchers in self._watchers.values():
-            watchers.pop(name, None)
+        self.watching.forget(name)
         self.served.discard(name)
-        self._givers.discard(name)
+        self.givers.discard(name)
         for key in [key for key in self.requests if key[0] == name]:
             del self.requests[key]
         self._uploading.pop(name, None)
@@ -173,8 +155,7 @@ class SimulatedPeer:
         """A neighbour downloads no more; what it has it still gives."""
         self.uploads.on_peer_gone(name, self.engine.now)
         self.served.discard(name)
-        for watchers in self._watchers.values():
-            watchers.pop(name, None)
+        self.watching.forget(name)
         self._uploading.pop(name, None)
         self._serving.soon()
 
@@ -194,8 +175,7 @@ class SimulatedPeer:
     # ---- messages ------------------------------------------------------------------------------
 
     def on_ask(self, asker: SimulatedPeer, pages: tuple[Digest, ...]) -> None:
-        for page in pages:
-            self._watchers[page][asker.name] = (asker, asker._announced[page])
+        self.watching.on_ask(asker, pages)
         if self.offers is not None and not asker.is_seed:
             self.offers.on_ask(asker.name, pages)
         for page in pages:
@@ -212,7 +192,7 @@ class SimulatedPeer:
             self.download.on_have(name, page, bits, self.engine.now)
             self._downloading.soon()
 
-    def on_have_delta(self, delta: _Delta) -> None:
+    def on_have_delta(self, delta: Delta) -> None:
         if self.offers is not None:
             self.offers.on_have_delta(*delta, self.engine.now)
             self._serving.soon()
@@ -237,11 +217,11 @@ class SimulatedPeer:
         self._downloading.soon()
 
     def on_choke(self, name: str) -> None:
-        self._givers.discard(name)
+        self.givers.discard(name)
         self.download.on_choke(name, self.engine.now)
 
     def on_unchoke(self, name: str) -> None:
-        self._givers.add(name)
+        self.givers.add(name)
         self.download.on_unchoke(name, self.engine.now)
         self._downloading.soon()
 
@@ -316,9 +296,7 @@ class SimulatedPeer:
         if not self.held[page] >> entry & 1:
             self.held[page] |= 1 << entry
             self.held_bytes += span.lengths[position]
-            if not self._gained:
-                self.engine.at(self._told_at + DELTA_PERIOD_S, self._send_deltas)
-            self._gained.setdefault(page, []).append(entry)
+            self.watching.on_held(page, entry)
         self.uploads.on_received(sender.name, span.lengths[position], now)
         if position + 1 == span.chunk_count:
             del self.requests[key]
@@ -326,48 +304,6 @@ class SimulatedPeer:
         else:
             self.download.on_progress(*key, position + 1, now)
         self._downloading.soon()
-
-    def _send_deltas(self) -> None:
-        """Tell every watcher what it may lack: nobody is told of what it said to hold itself.
-
-        All links have one delay, so one event delivers them all.
-        """
-        gained, self._gained = self._gained, {}
-        self._told_at = self.engine.now
-        self.deltas_count += 1
-        told: list[tuple[_Delta, list[SimulatedPeer]]] = []
-        for page, entries in gained.items():
-            watchers = self._watchers[page].values()
-            if len(entries) == 1:
-                entry = entries[0]
-                hearers = [other for other, announced in watchers if not announced[entry]]
-                told.append(((self.name, page, entries), hearers))
-                continue
-            for other, announced in watchers:
-                lacking = [entry for entry in entries if not announced[entry]]
-                if lacking:
-                    told.append(((self.name, page, lacking), [other]))
-        self.engine.after(self.link.delay_s, self._deliver_deltas, told, gained)
-
-    def _deliver_deltas(
-        self,
-        told: list[tuple[_Delta, list[SimulatedPeer]]],
-        gained: dict[Digest, list[int]],
-    ) -> None:
-        for page, entries in gained.items():
-            announced = self._announced[page]
-            for entry in entries:
-                announced[entry] = 1
-        name = self.name
-        for delta, hearers in told:
-            self.told_count += len(delta[2]) * len(hearers)
-            for other in hearers:
-                if other.offers is None and name not in other._givers:
-                    # News of those who give no slot make no difference until the machine is asked
-                    # what to do: they wait, since many at once cost less.
-                    other._news.append(delta)
-                else:
-                    other.on_have_delta(delta)
 
     # ---- carrying out --------------------------------------------------------------------------
 

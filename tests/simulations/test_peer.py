@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from p2phub.proto.limits import MIB
-from simulations.peer import DELTA_PERIOD_S
 from simulations.scenarios import Setting, World, flash_crowd
+from simulations.watching import DELTA_PERIOD_S
 
 
 def test_of_two_who_fetch_one_chunk_only_the_first_tells_the_other() -> None:
@@ -12,7 +12,7 @@ def test_of_two_who_fetch_one_chunk_only_the_first_tells_the_other() -> None:
     flash_crowd(world)
     world.run()
     chunks_count = sum(map(len, world.content.pages.values()))
-    told_count = sum(peer.told_count for peer in world.downloaders)
+    told_count = sum(peer.watching.told_count for peer in world.downloaders)
     # Five neighbours for each chunk of each of six, and the seed, which hears of all; half of the
     # neighbours know already. What crosses on the way, and the last chunks, are told both ways.
     pairs_count = 6 * 5 // 2
@@ -26,7 +26,7 @@ def test_news_go_out_once_in_a_period_however_many_chunks_come() -> None:
     world.run()
     for peer in world.downloaders:
         assert peer.completed_at is not None
-        assert 10 < peer.deltas_count <= peer.completed_at / DELTA_PERIOD_S + 2
+        assert 10 < peer.watching.deltas_count <= peer.completed_at / DELTA_PERIOD_S + 2
 
 
 def test_spans_are_as_large_as_the_setting_says() -> None:
