@@ -5,36 +5,24 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
 
-from p2phub.digest import Digest, digest
+from p2phub.digest import digest
 from p2phub.errors import NotHeld, WrongChunk
 from p2phub.proto.messages import Run
-from p2phub.store.pages import UNKNOWN_LENGTH, Page, Pages
-
-
-class Memory(Protocol):
-    """What spans need of a store in memory."""
-
-    @property
-    def pages(self) -> Pages: ...
-
-    def get(self, digest: Digest) -> bytes: ...
-
-    def write(self, page: Page, index: int, data: memoryview) -> None:
-        """Keep a verified chunk."""
+from p2phub.store.memory_holdings import MemoryHoldings
+from p2phub.store.pages import UNKNOWN_LENGTH, Page
 
 
 class _Span:
-    def __init__(self, store: Memory, runs: Sequence[Run]) -> None:
-        self._store = store
-        self.entries: list[tuple[Page, int]] = []
+    def __init__(self, holdings: MemoryHoldings, runs: Sequence[Run]) -> None:
+        self._holdings = holdings
+        self._entries: list[tuple[Page, int]] = []
         for run in runs:
-            page = store.pages.get(run.page)
+            page = holdings.pages.get(run.page)
             if not 0 <= run.start <= run.stop <= len(page):
                 raise NotHeld(f"the page {run.page.hex()} has no entries up to {run.stop}")
-            self.entries += [(page, index) for index in range(run.start, run.stop)]
-        self.lengths = array("I", (page.lengths[index] for page, index in self.entries))
+            self._entries += [(page, index) for index in range(run.start, run.stop)]
+        self.lengths = array("I", (page.lengths[index] for page, index in self._entries))
         if UNKNOWN_LENGTH in self.lengths:
             raise NotHeld(
                 "a file page does not state how long an object record is: ask for it by name"
@@ -53,22 +41,34 @@ class _Span:
 class MemorySpanReader(_Span):
     """See `SpanReader`."""
 
+    def __init__(self, holdings: MemoryHoldings, runs: Sequence[Run]) -> None:
+        super().__init__(holdings, runs)
+        for page, index in self._entries:
+            if not holdings.holds(page, index):
+                raise NotHeld(f"chunk {index} of {page.digest.hex()} is not held", entry=index)
+
     def read(self, first: int, stop: int, into: memoryview) -> None:
         for number, view in enumerate(self._views(first, stop, into), first):
-            page, index = self.entries[number]
-            view[:] = self._store.get(page.digest_of(index))
+            page, index = self._entries[number]
+            view[:] = self._holdings.get(page.digest_of(index))
 
 
 class MemorySpanWriter(_Span):
     """See `SpanWriter`."""
 
+    def __init__(self, holdings: MemoryHoldings, runs: Sequence[Run]) -> None:
+        super().__init__(holdings, runs)
+        for page, _ in self._entries:
+            if page.is_segment and not holdings.places(page):
+                raise NotHeld(f"no part is open for the segment {page.digest.hex()}")
+
     def write(self, first: int, stop: int, data: memoryview) -> None:
         for number, view in enumerate(self._views(first, stop, data), first):
-            page, index = self.entries[number]
+            page, index = self._entries[number]
             name = page.digest_of(index)
             if digest(view) != name:
                 raise WrongChunk(
                     f"bytes do not match the chunk {name.hex()} they were sent as",
                     index=number, page=page.digest.hex(), entry=index,
                 )  # fmt: skip
-            self._store.write(page, index, view)
+            self._holdings.write(page, index, view)

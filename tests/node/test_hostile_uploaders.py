@@ -49,6 +49,7 @@ from p2phub.proto.messages import (
 )
 from p2phub.proto.names import parse_reference
 from p2phub.store.memory import MemoryStore
+from p2phub.store.memory_holdings import MemoryHoldings
 from p2phub.store.pages import Page
 from tests.node.hostile_peers import Script, claim_all, node_of, peer_of
 from tests.node.real_nodes import ignore, publish, same_files, write_model
@@ -309,7 +310,7 @@ async def test_a_lane_on_which_nothing_comes_ends_in_a_clear_error(
         assert same_files(release.folder, tmp_path / "out")
 
 
-class FullStore(MemoryStore):
+class FullHoldings(MemoryHoldings):
     """A disk that fills up in the middle of a download."""
 
     free_bytes = 1_000_000
@@ -322,7 +323,7 @@ class FullStore(MemoryStore):
 
 
 async def test_a_disk_that_fills_up_ends_the_fetch_and_not_the_node(tmp_path: Path) -> None:
-    store = FullStore()
+    store = MemoryStore(FullHoldings())
     async with (
         scene(tmp_path) as (hub, release),
         node_of(hub, "reader", tmp_path / "reader", store=store) as reader,
