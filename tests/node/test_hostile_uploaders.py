@@ -323,14 +323,14 @@ class FullHoldings(MemoryHoldings):
 
 
 async def test_a_disk_that_fills_up_ends_the_fetch_and_not_the_node(tmp_path: Path) -> None:
-    store = MemoryStore(FullHoldings())
+    disk = FullHoldings()
     async with (
         scene(tmp_path) as (hub, release),
-        node_of(hub, "reader", tmp_path / "reader", store=store) as reader,
+        node_of(hub, "reader", tmp_path / "reader", store=MemoryStore(disk)) as reader,
     ):
         with trio.fail_after(20), pytest.raises(StoreFull):
             await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
-        store.free_bytes = 1 << 40
+        disk.free_bytes = 1 << 40
         with trio.fail_after(20):
             fetched = await fetch_from(reader, release, publisher_of(hub), to=tmp_path / "out")
         assert same_files(release.folder, tmp_path / "out")
