@@ -205,6 +205,8 @@ class SimulatedPeer:
             assert self.held[run.page] & wanted == wanted, "a peer was asked for what it lacks"
         if self.conduct is not Conduct.SILENT:
             self.uploads.on_request(name, request_id, span.runs, span.size_bytes, self.engine.now)
+            if self.offers is not None:
+                self.offers.on_request(name, span.runs, self.engine.now)
             self._serving.soon()
 
     def on_cancel(self, name: str, request_id: int) -> None:

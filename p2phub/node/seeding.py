@@ -21,7 +21,7 @@ from p2phub.digest import Digest
 from p2phub.errors import P2phubError
 from p2phub.node.trees import held_tree, page_lengths
 from p2phub.proto.limits import PAGES_PER_ASK_MAX
-from p2phub.proto.messages import Ask, Message, Offer
+from p2phub.proto.messages import Ask, Message, Offer, Run
 from p2phub.store.base import ObjectState, Store
 
 SEEDS_MAX = 64  # releases that are super-seeded at once: each knows all pages of its release
@@ -56,9 +56,11 @@ class Seeding:
         withhold: Withhold,
         served_max: Callable[[], int],
         watched: Callable[[str], Iterable[Digest]],
+        requested: Callable[[str], Iterable[Run]],
     ) -> None:
         self._store = store
         self._watched = watched  # the pages that a session asked about
+        self._requested = requested  # what a session waits for
         self._served_max = served_max  # how many peers are served at once
         self._withhold = withhold
         self._me = me
@@ -126,6 +128,10 @@ class Seeding:
             machine.on_have_delta(key, page, indexes, trio.current_time())
         self._changed.set()
 
+    def on_request(self, key: str, runs: Iterable[Run]) -> None:
+        for machine in self._machines_of(key):
+            machine.on_request(key, runs, trio.current_time())
+
     def on_sent(self, key: str, size_bytes: int) -> None:
         for machine in self._machines_of(key):
             machine.on_sent(key, size_bytes, trio.current_time())
@@ -179,6 +185,7 @@ class Seeding:
             return
         swarm.machine.on_peer(key, trio.current_time())
         swarm.machine.on_ask(key, self._watched(key))
+        swarm.machine.on_request(key, self._requested(key), trio.current_time())
         for start in range(0, len(swarm.pages), PAGES_PER_ASK_MAX):
             self._say(key, Ask(swarm.pages[start : start + PAGES_PER_ASK_MAX]))
 

@@ -111,6 +111,7 @@ class Serving:
             self._withhold,
             lambda: self._machine.served_max,
             self._watched,
+            self._machine.requested,
         )
         self.sessions_max = SESSIONS_MAX
         self.sent_bytes = 0
@@ -371,6 +372,7 @@ class _ServedSession:
             return
         self._readers[request_id] = reader
         self._machine.on_request(self._key, request_id, runs, size_bytes, trio.current_time())
+        self._serving._seeding.on_request(self._key, runs)
 
     async def _on_join(self, manifest: Digest) -> None:
         if manifest in self.manifests:

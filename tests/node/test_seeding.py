@@ -11,7 +11,7 @@ from p2phub.digest import Digest
 from p2phub.node.seeding import Seeding
 from p2phub.node.trees import held_tree, page_lengths
 from p2phub.proto.content_id import parse_content_id
-from p2phub.proto.messages import Ask, Message, Offer
+from p2phub.proto.messages import Ask, Message, Offer, Run
 from p2phub.store.base import Store
 from tests.node.real_nodes import node, publish
 
@@ -24,6 +24,7 @@ class Sessions:
     def __init__(self, store: Store, manifest: Digest) -> None:
         self.said: dict[str, list[Message]] = {}
         self.asked: dict[str, tuple[Digest, ...]] = {}
+        self.requested: dict[str, list[Run]] = {}
         self.withheld: frozenset[str] = frozenset()
         self.manifest = manifest
         self.seeding = Seeding(
@@ -33,6 +34,7 @@ class Sessions:
             self._withhold,
             lambda: 8,
             lambda key: self.asked.get(key, ()),
+            lambda key: self.requested.get(key, ()),
         )
 
     def _withhold(self, keys: frozenset[str]) -> None:
@@ -91,6 +93,35 @@ async def test_a_session_is_offered_what_it_asked_about_whenever_it_asked(tmp_pa
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
         assert sessions.offered("early") == sessions.offered("late") == {b}
+
+
+async def test_what_a_session_requested_before_the_machine_was_there_is_not_offered_to_others(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.bin").write_bytes(random.Random("a").randbytes(FILE_SIZE))
+    async with node(tmp_path / "one") as one:
+        manifest, pages = await pages_of(one._store, await publish(one, tmp_path / "model"))
+        page = pages["a.bin"]
+        sessions = Sessions(one._store, manifest)
+        sessions.requested["early"] = [Run(page, 0, 1)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sessions.seeding.run)
+            for name in ("early", "late"):
+                sessions.join(name)
+                sessions.ask(name, page)
+            with trio.fail_after(10):
+                while len(sessions.said) < 2:
+                    await trio.sleep(0.01)
+            sessions.seeding.on_request("early", [Run(page, 1, 2)])
+            for name in ("early", "late"):
+                sessions.answer(name)
+            with trio.fail_after(10):
+                while not sessions.offered("late"):
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        offered = {m.run.start for m in sessions.said["late"] if isinstance(m, Offer)}
+        assert offered and not offered & {0, 1}
 
 
 async def test_sessions_that_want_different_files_have_slots_and_no_offers(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from p2phub.proto.messages import Run
 OFFERS_AHEAD = 2  # spans a peer has to take at first: one is sent while the next waits
 OFFERS_AHEAD_S = 1.0  # and from then on what it takes in this time: round trip and announcement
 OFFERS_PER_PEER_MAX = 64
+REQUESTED_AHEAD = 2 * OFFERS_AHEAD  # with what a peer took before its first offers came
 OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered, at most
 OFFER_DEADLINE_S_MIN = 2.0
 OFFER_GAIN = 4.0  # who takes so many times longer than others is late
@@ -190,6 +191,23 @@ class Offers:
             return
         gained = self._availability.add_entries(state.holdings, number, entries)
         self._on_announced(peer, state, gained, now)
+
+    def on_request(self, peer: Peer, runs: Iterable[Run], now: float) -> None:
+        """A peer requested runs of us: what it was not offered and nobody has yet counts as offered
+        to it, or another would be sent it, too.
+        """
+        state = self._peers.get(peer)
+        if state is None or state.is_seed:
+            return
+        for run in runs:
+            number = self._planner.number_of(run.page)
+            if number is None:
+                continue
+            for span in self._planner.spans_within(number, run.start, run.stop):
+                is_taken = span in self._pending or self._availability.rarity.count(span)
+                if not is_taken and len(state.offered) < REQUESTED_AHEAD:
+                    state.offered[span] = now
+                    self._pending[span] = peer
 
     def on_sent(self, peer: Peer, size_bytes: int, now: float) -> None:
         """Payload of this release went out to a peer: fast ones are offered more ahead."""

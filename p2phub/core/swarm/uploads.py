@@ -291,6 +291,11 @@ class Uploads:
         """Who has a slot now, in the order of joining."""
         return tuple(state.peer for state in self._peers.values() if state.is_unchoked)
 
+    def requested(self, peer: Peer) -> list[Run]:
+        """What a peer waits for, oldest request first."""
+        state = self._peers.get(peer)
+        return [] if state is None else [run for one in state.requests.values() for run in one.runs]
+
     @property
     def requests_count(self) -> int:
         """Requests queued and under way, of all peers."""

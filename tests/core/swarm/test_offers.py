@@ -7,10 +7,12 @@ from p2phub.core.swarm.offers import (
     OFFER_DEADLINE_S,
     OFFER_DEADLINE_S_MIN,
     OFFERS_AHEAD,
+    REQUESTED_AHEAD,
     WITHHELD_S_MAX,
     Offers,
 )
 from p2phub.proto.limits import MIB
+from p2phub.proto.messages import Run
 
 PAGE, OTHER_PAGE = b"p" * 32, b"q" * 32
 COUNT = 64
@@ -64,6 +66,35 @@ def test_slots_are_for_all_when_nothing_is_left_to_offer() -> None:
                     offers.on_have_delta(f"p{number}", PAGE, [action.run.start], now)
     assert offers.next_actions(now, 2) == [] and not offers.is_over
     assert not offers.withheld
+
+
+def test_what_a_peer_requested_before_its_offers_came_is_offered_to_nobody_else() -> None:
+    offers = seed()
+    offers.on_request("p0", [Run(PAGE, 0, 2)], 0.0)
+    taken_at: dict[int, float] = {}
+    for step in range(60):
+        now = step / 10
+        for action in offers.next_actions(now, SERVED_MAX):
+            if action.peer != "p0":  # which announces nothing
+                offers.on_have_delta(action.peer, PAGE, [action.run.start], now)
+                taken_at[action.run.start] = now
+    assert set(taken_at) == set(range(COUNT))
+    assert min(taken_at[0], taken_at[1]) >= OFFER_DEADLINE_S_MIN > taken_at[2]
+
+
+def test_requests_keep_a_few_spans_from_others_at_most() -> None:
+    offers = seed()
+    offers.on_request("p0", [Run(PAGE, 0, COUNT), Run(OTHER_PAGE, 0, COUNT)], 0.0)
+    offers.on_request("unknown", [Run(PAGE, 0, COUNT)], 0.0)
+    offered = {action.run.start for action in offers.next_actions(0.0, SERVED_MAX)}
+    assert offered == set(range(REQUESTED_AHEAD, REQUESTED_AHEAD + 2 * OFFERS_AHEAD))
+
+
+def test_what_a_peer_requested_of_what_others_have_is_no_offer() -> None:
+    offers = seed()
+    offers.on_have_delta("p1", PAGE, [0], 0.0)
+    offers.on_request("p0", [Run(PAGE, 0, 1)], 0.0)
+    assert sum(action.peer == "p0" for action in offers.next_actions(0.0, 8)) == OFFERS_AHEAD
 
 
 def test_an_announced_span_makes_room_for_the_next_offer() -> None:
