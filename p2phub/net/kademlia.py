@@ -350,6 +350,7 @@ class Kademlia:
                     if request is None:
                         return
                     await _send_message(stream, self._answer(stream.peer, request))
+                await trio.lowlevel.checkpoint()  # others first, however many questions wait
             except trio.TooSlowError:
                 raise PeerTimeout("nothing was asked on a stream of the table") from None
 

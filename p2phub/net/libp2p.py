@@ -251,6 +251,7 @@ async def _serve_ping(stream: Stream) -> None:
     with trio.move_on_after(_PING_IDLE_S):
         while data := await stream.receive(PING_BYTES):
             await stream.send(data)
+            await trio.lowlevel.checkpoint()  # others first, however much there is to say back
 
 
 def _dialable(addresses: Iterable[str]) -> tuple[str, ...]:

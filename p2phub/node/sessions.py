@@ -75,6 +75,8 @@ class Session:
         Raises ProtocolViolation, also where too much is said; StreamClosed.
         """
         self._count_message(trio.current_time())
+        if self._ready:
+            await trio.lowlevel.checkpoint()  # or who sends thousands at once holds up all others
         while not self._ready:
             data = await self._stream.receive(FRAME_BYTES_MAX)
             if not data:

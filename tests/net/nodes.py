@@ -67,6 +67,17 @@ async def ask_echo(
     return answer
 
 
+class Turns:
+    """Somebody else in the event loop: how often it came to its turn."""
+
+    count = 0
+
+    async def take(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.count += 1
+
+
 class Attacker:
     """A peer that sends frames as it likes over one authenticated connection."""
 

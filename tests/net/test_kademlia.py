@@ -22,6 +22,7 @@ from p2phub.proto.protocols import KADEMLIA
 from tests.net.nodes import (
     SYN,
     WINDOW,
+    Turns,
     address_of,
     attack,
     data_frame,
@@ -224,6 +225,20 @@ async def test_idle_streams_of_one_network_keep_nobody_else_out(nursery: trio.Nu
             assert (await receive(stream)).type == Message.PING
     assert oldest not in served.streams
     assert len(served.streams) <= served.streams_max
+
+
+async def test_many_questions_at_once_leave_others_their_turns(nursery: trio.Nursery) -> None:
+    victim, attacker = await nodes(nursery, 2)
+    await attacker.connect(address_of(victim))
+    stream, turns = await attacker.open(victim.peer_id, KADEMLIA), Turns()
+    data = message(Message.PING).SerializeToString()
+    await stream.send((encode_varint(len(data)) + data) * 500)
+    await receive(stream)
+    nursery.start_soon(turns.take)
+    for _ in range(499):
+        await receive(stream)
+    assert turns.count > 400
+    nursery.cancel_scope.cancel()
 
 
 async def test_idle_streams_are_taken_back(mock_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -24,8 +24,8 @@ from multiaddr import Multiaddr
 
 from p2phub.errors import BadSetting, NetworkError, PortInUse
 from p2phub.net.base import Stream, parse_peer_address
-from p2phub.net.libp2p import PING, assert_version
-from tests.net.nodes import ECHO, address_of, ask_echo, node, nodes
+from p2phub.net.libp2p import PING, PING_BYTES, assert_version
+from tests.net.nodes import ECHO, Turns, address_of, ask_echo, node, nodes
 
 
 async def test_a_port_that_another_node_uses_is_refused(nursery: trio.Nursery) -> None:
@@ -100,6 +100,18 @@ async def test_peers_that_were_dialled_are_told_of_each_other_by_the_one_in_the_
     await one.refresh()
     assert other.peer_id in {status.peer for status in one.peers()}
     assert await ask_echo(one, other) == b"are you there"
+
+
+async def test_many_pings_at_once_leave_others_their_turns(nursery: trio.Nursery) -> None:
+    victim, attacker = await nodes(nursery, 2)
+    await attacker.connect(address_of(victim))
+    stream, turns = await attacker.open(victim.peer_id, PING), Turns()
+    await stream.send(bytes(PING_BYTES) * 500)
+    await stream.receive_exactly(PING_BYTES)
+    nursery.start_soon(turns.take)
+    await stream.receive_exactly(PING_BYTES * 499)
+    assert turns.count > 400
+    nursery.cancel_scope.cancel()
 
 
 async def test_streams_to_a_peer_we_lost_dial_it_again(nursery: trio.Nursery) -> None:

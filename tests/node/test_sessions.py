@@ -15,6 +15,7 @@ from p2phub.net.memory import MemoryHub
 from p2phub.node.sessions import MESSAGES_MAX, MESSAGES_PER_S, Session
 from p2phub.proto import protocols
 from p2phub.proto.messages import Choke
+from tests.net.nodes import Turns
 
 
 @asynccontextmanager
@@ -45,6 +46,18 @@ async def test_who_says_more_than_anybody_needs_to_is_in_violation() -> None:
                 await session.receive()
                 heard += 1
         assert MESSAGES_MAX <= heard < MESSAGES_MAX + 1000
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_says_much_at_once_leaves_others_their_turns() -> None:
+    async with ends_of_a_session() as (session, talker), trio.open_nursery() as nursery:
+        turns = Turns()
+        await talker.send(*[Choke()] * 1000)
+        assert await session.receive() == Choke()
+        nursery.start_soon(turns.take)
+        for _ in range(999):
+            assert await session.receive() == Choke()
+        assert turns.count > 900
         nursery.cancel_scope.cancel()
 
 
