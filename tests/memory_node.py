@@ -20,7 +20,6 @@ from p2phub.digest import Digest, sha256
 from p2phub.errors import (
     DestinationExists,
     DigestMismatch,
-    NoProvider,
     NoSuchFile,
     NotHeld,
     NothingToPublish,
@@ -33,8 +32,6 @@ from p2phub.node.api import (
     Fault,
     Fetched,
     FetchRequest,
-    FileView,
-    Kind,
     NodeApi,
     PeerShare,
     Prepared,
@@ -51,7 +48,6 @@ from p2phub.node.api import (
 )
 from p2phub.node.figures import IdentityView, Metric, Notice, PeerView, StatusView, Transfer
 from p2phub.proto.content_id import content_id_text, parse_content_id
-from p2phub.proto.manifest import Manifest
 from p2phub.proto.names import (
     PetnameReference,
     PublisherReference,
@@ -60,7 +56,8 @@ from p2phub.proto.names import (
 )
 from tests.memory_acquaintances import MemoryBootstrap, MemoryTrust
 from tests.memory_resolving import MemoryResolver
-from tests.memory_world import Release, World
+from tests.memory_shelf import MemoryShelf, kind_of
+from tests.memory_world import World
 
 
 class MemoryNode(NodeApi):
@@ -70,14 +67,12 @@ class MemoryNode(NodeApi):
         self.world = world
         self.peer_id = peer_id
         self.address = f"/ip4/127.0.0.1/tcp/4701/p2p/{peer_id}"
-        self.held: set[Digest] = set()
+        self.shelf = MemoryShelf(world)
         self.notices: list[Notice] = []
-        self._manifests: dict[Digest, str] = {}  # manifests held: how they came
-        self._paths: dict[Digest, Path] = {}
         self._connected: dict[str, PeerView] = {}
         self._bootstrap = MemoryBootstrap()
         self._trust = MemoryTrust(world)
-        self._resolver = MemoryResolver(world, self._trust, self._manifests)
+        self._resolver = MemoryResolver(world, self._trust, self.shelf.manifests)
         self.readers = 0  # open `read`s
         self.fetching = 0  # running `fetch`es
         world.nodes[peer_id] = self
@@ -96,10 +91,10 @@ class MemoryNode(NodeApi):
         )
         root = release.manifest.encode()
         names = {name for chunks in release.chunks.values() for name in chunks}
-        reused = sum(len(self.world.chunks[name]) for name in names & self.held)
-        self.held |= names
-        self._manifests[release.manifest.digest] = "published"
-        self._paths[release.manifest.digest] = folder
+        reused = sum(len(self.world.chunks[name]) for name in names & self.shelf.chunks)
+        self.shelf.chunks |= names
+        self.shelf.manifests[release.manifest.digest] = "published"
+        self.shelf.paths[release.manifest.digest] = folder
         size = release.manifest.data_size
         progress(Progress("scan", size, size))
         return Prepared(
@@ -123,7 +118,7 @@ class MemoryNode(NodeApi):
         same = (v for v in self.world.signed.get(publisher_id, {}).get(name, {}))
         wanted = parse_version(version)
         version = next((v for v in same if parse_version(v) == wanted), normal_version(version))
-        if manifest not in self._manifests:
+        if manifest not in self.shelf.manifests:
             raise NotHeld("the manifest was not prepared here")
         known = self.world.signed.setdefault(publisher_id, {}).setdefault(name, {})
         if version in known and known[version].manifest != manifest:
@@ -176,8 +171,8 @@ class MemoryNode(NodeApi):
             for name in wanted:
                 for chunk in release.chunks[name]:
                     size = len(self.world.chunks[chunk])
-                    reused += size if chunk in self.held else 0
-                    await self._obtain(chunk)
+                    reused += size if chunk in self.shelf.chunks else 0
+                    await self.shelf.obtain(chunk)
                     done += size
                     progress(Progress("transfer", done, total, 1e6, 1))
         finally:
@@ -188,13 +183,13 @@ class MemoryNode(NodeApi):
                 signer=signer.publisher_id if signer else None,
                 path=wanted[0],
             )
-        self._manifests.setdefault(manifest, "complete")
+        self.shelf.manifests.setdefault(manifest, "complete")
         if target is not None:
             for name in wanted:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                (target / name).write_bytes(self._bytes(release, name))
-            self._paths[manifest] = target
-        place = self._paths.get(manifest, Path("/memory") / content_id_text(manifest))
+                (target / name).write_bytes(self.shelf.content(release, name))
+            self.shelf.paths[manifest] = target
+        place = self.shelf.paths.get(manifest, Path("/memory") / content_id_text(manifest))
         return Fetched(
             path=place / path if path is not None else place,
             method="copy" if target is not None else "present",
@@ -210,22 +205,6 @@ class MemoryNode(NodeApi):
             signer=signer,
         )
 
-    async def _obtain(self, chunk: Digest) -> None:
-        """Hold one chunk, from another node if need be. Raises NoProvider."""
-        await trio.lowlevel.checkpoint()
-        if chunk in self.held:
-            return
-        if self.world.gate is not None:
-            await self.world.gate.wait()
-        others = [
-            node for node in self.world.nodes.values() if node is not self and chunk in node.held
-        ]
-        if not self.world.reachable or not others or chunk in self.world.lost:
-            raise NoProvider(
-                "none of 2 peers asked in 0.1 s holds this", asked=["12D3KooWOther"], seconds=0.1
-            )
-        self.held.add(chunk)
-
     async def show(self, reference: Reference, peers: tuple[str, ...] = ()) -> ReleaseView:
         release, signer, path = await self._resolver.resolve(reference, allow_yanked=True)
         manifest = release.manifest
@@ -233,35 +212,22 @@ class MemoryNode(NodeApi):
         providers = [
             node.peer_id
             for node in self.world.nodes.values()
-            if node is not self and manifest.digest in node._manifests
+            if node is not self and manifest.digest in node.shelf.manifests
         ]
         return ReleaseView(
             reference=str(reference),
             manifest=manifest.digest,
             content_id=content_id_text(manifest.digest),
-            kind=_kind(manifest),
+            kind=kind_of(manifest),
             license=manifest.license,
             tags=manifest.tags,
             base=manifest.base,
             datasets=manifest.datasets,
             card=manifest.card,
             data_size=manifest.data_size,
-            files=tuple(self._file_view(release, name) for name in names),
+            files=tuple(self.shelf.file_view(release, name) for name in names),
             signer=signer,
             providers=tuple(providers),
-        )
-
-    def _file_view(self, release: Release, name: str) -> FileView:
-        record, chunks = release.files[name], release.chunks[name]
-        held = sum(len(self.world.chunks[chunk]) for chunk in chunks if chunk in self.held)
-        complete = held == record.size and release.manifest.digest in self._manifests
-        return FileView(
-            path=name,
-            size=record.size,
-            sha256=record.sha256,
-            object=record.object,
-            held_bytes=held,
-            complete=complete,
         )
 
     async def versions(
@@ -299,7 +265,7 @@ class MemoryNode(NodeApi):
             low, high = max(start - at, 0), min(stop - at, len(data))
             at += len(data)
             if low < high:
-                await self._obtain(chunk)
+                await self.shelf.obtain(chunk)
                 yield data[low:high]
 
     async def releases(self) -> tuple[ReleaseSummary, ...]:
@@ -310,55 +276,26 @@ class MemoryNode(NodeApi):
                 for version in known.values():
                     named.add(version.manifest)
                     rows.append(
-                        self._summary(version.manifest, publisher_id, petname, name, version)
+                        self.shelf.summary(version.manifest, publisher_id, petname, name, version)
                     )
-        for manifest in self._manifests:
+        for manifest in self.shelf.manifests:
             if manifest not in named:
-                rows.append(self._summary(manifest, None, None, None, None))
+                rows.append(self.shelf.summary(manifest, None, None, None, None))
         return tuple(sorted(rows, key=lambda row: row.reference))
-
-    def _summary(
-        self,
-        manifest: Digest,
-        publisher_id: str | None,
-        petname: str | None,
-        name: str | None,
-        version: VersionView | None,
-    ) -> ReleaseSummary:
-        release = self.world.releases[manifest]
-        content_id = content_id_text(manifest)
-        text = f"{petname}/{name}@{version.version}" if version else content_id
-        held = sum(self._file_view(release, name).held_bytes for name in release.files)
-        return ReleaseSummary(
-            reference=text,
-            manifest=manifest,
-            content_id=content_id,
-            publisher_id=publisher_id,
-            petname=petname,
-            name=name,
-            version=version.version if version else None,
-            kind=_kind(release.manifest),
-            license=release.manifest.license,
-            file_count=len(release.files),
-            data_size=release.manifest.data_size,
-            held_bytes=held,
-            state=self._manifests.get(manifest, "partial" if held else "known"),
-            path=self._paths.get(manifest),
-            is_pinned=False,
-        )
 
     async def verify(self, reference: Reference, progress: ProgressSink) -> Verified:
         release, signer, _ = await self._resolver.resolve(reference, allow_yanked=True)
         manifest = release.manifest.digest
-        views = [self._file_view(release, name) for name in release.files]
+        views = [self.shelf.file_view(release, name) for name in release.files]
         held = sum(view.held_bytes for view in views)
-        if held == 0 and manifest not in self._manifests:
+        if held == 0 and manifest not in self.shelf.manifests:
             raise NotHeld(f"nothing of {reference} is held here")
         progress(Progress("verify", held, held))
         faults = [
             Fault(path=view.path, reason="its SHA-256 is false", kind="DigestMismatch")
             for view in views
-            if sha256(self._bytes(release, view.path)) != view.sha256 or manifest in self.world.lies
+            if sha256(self.shelf.content(release, view.path)) != view.sha256
+            or manifest in self.world.lies
         ]
         return Verified(
             reference=str(reference),
@@ -370,9 +307,6 @@ class MemoryNode(NodeApi):
             faults=tuple(faults),
             signer=signer,
         )
-
-    def _bytes(self, release: Release, name: str) -> bytes:
-        return b"".join(self.world.chunks[chunk] for chunk in release.chunks[name])
 
     # ---- the node itself ------------------------------------------------------------------------
 
@@ -421,12 +355,12 @@ class MemoryNode(NodeApi):
             uptime_s=0.0,
             peers=len(self._connected),
             routing_table=0,
-            releases=len(self._manifests),
-            stored_bytes=sum(len(self.world.chunks[chunk]) for chunk in self.held),
+            releases=len(self.shelf.manifests),
+            stored_bytes=sum(len(self.world.chunks[chunk]) for chunk in self.shelf.chunks),
             received_bytes=0,
             sent_bytes=0,
             announcements_queued=0,
-            announcements_held=len(self._manifests),
+            announcements_held=len(self.shelf.manifests),
             transfers=tuple(transfers),
             notices=tuple(self.notices),
         )
@@ -437,7 +371,7 @@ class MemoryNode(NodeApi):
                 name="chunks_held",
                 help="Chunks held and verified.",
                 type="gauge",
-                value=len(self.held),
+                value=len(self.shelf.chunks),
                 labels={},
             ),
         )
@@ -453,7 +387,3 @@ def _manifest_named(name: str, version: str, files: Mapping[str, bytes]) -> Dige
             if named == name and parse_version(rest.removesuffix("/manifest")) == wanted:
                 return parse_content_id(target["custom"]["release"])
     raise ReleaseNotFound(f"the metadata names no {name}@{version}", name=name, version=version)
-
-
-def _kind(manifest: Manifest) -> Kind:
-    return "dataset" if manifest.kind == "dataset" else "model"

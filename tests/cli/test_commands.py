@@ -96,13 +96,13 @@ async def test_publish_refuses_what_cannot_be_signed_before_reading_the_folder(
         assert await kind(str(tmp_path / "none"), "--name", "x", "--version", "1") == "UsageError"
         assert await kind(folder, "--name", "x", "--version", "1", words="short") == "BadPassphrase"
         assert await kind(folder, "--name", "x", "--version", "1", words="") == "BadPassphrase"
-        assert not node.held and not list(home.publishers.glob("*"))
+        assert not node.shelf.chunks and not list(home.publishers.glob("*"))
         created = await p2phub(
             "key", "create", "--json", "--passphrase-file", passphrase_file(tmp_path)
         )
         assert created.code == 0
         wrong = await kind(folder, "--name", "x", "--version", "1", words="another passphrase")
-        assert wrong == WrongPassphrase.__name__ and not node.held
+        assert wrong == WrongPassphrase.__name__ and not node.shelf.chunks
         unknown = ("--publisher", PUBLISHER)
         assert await kind(folder, "--name", "x", "--version", "1", *unknown) == "UsageError"
         key = home.publisher_keys(created.json["publisher_id"]) / "targets.pem"

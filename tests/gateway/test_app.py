@@ -53,7 +53,7 @@ async def test_head_says_all_that_clients_read_before_the_bytes_and_fetches_none
     assert reply.status == 200 and reply.body == b""
     assert wanted.items() <= reply.headers.items()
     assert not {"x-xet-hash", "location", "content-encoding"} & set(reply.headers)
-    assert not node.held
+    assert not node.shelf.chunks
 
 
 async def test_what_follows_a_request_that_is_refused_is_not_our_failure(
@@ -117,7 +117,7 @@ async def test_a_range_fetches_only_the_chunks_it_touches(tmp_path: Path) -> Non
     node = await following(world)
     async with serving(node) as served:
         await served.ask(WEIGHTS, Range="bytes=150000-150001")
-    assert len(node.held) == 1
+    assert len(node.shelf.chunks) == 1
 
 
 @pytest.mark.parametrize("header", ["bytes=300000-", "bytes=300000-300001", "bytes=-0"])

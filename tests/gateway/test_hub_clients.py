@@ -63,7 +63,7 @@ async def test_hf_download_gets_a_model_byte_for_byte(tmp_path: Path) -> None:
         assert files_in(snapshot) == files
         assert commit in shown
         # Again, and into a folder: nothing is fetched from peers twice.
-        held = len(node.held)
+        held = len(node.shelf.chunks)
         await run(
             served,
             tmp_path / "other",
@@ -73,7 +73,7 @@ async def test_hf_download_gets_a_model_byte_for_byte(tmp_path: Path) -> None:
             "--local-dir",
             str(tmp_path / "out"),
         )
-        assert files_in(tmp_path / "out") == files and len(node.held) == held
+        assert files_in(tmp_path / "out") == files and len(node.shelf.chunks) == held
 
 
 async def test_hf_download_gets_a_dataset_and_a_revision(tmp_path: Path) -> None:
