@@ -16,34 +16,30 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from itertools import islice
-from typing import Any
 
 import trio
-from google.protobuf.message import DecodeError
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from p2phub.core.discovery.lookup import CLOSEST_MAX, Candidate, Lookup
 from p2phub.core.discovery.records import ProviderRecords
 from p2phub.core.discovery.routing_table import RoutingTable
 from p2phub.digest import sha256
-from p2phub.errors import P2phubError, PeerTimeout, ProtocolViolation, StreamClosed
-from p2phub.net.addresses import (
-    decode_addresses,
-    decode_peer_id,
-    encode_address,
-    encode_peer_id,
-    encode_varint,
-)
+from p2phub.errors import P2phubError, PeerTimeout, ProtocolViolation
+from p2phub.net.addresses import encode_peer_id
 from p2phub.net.base import PeerAddress, PeerId, RoutingStatus, Stream
-from p2phub.net.connection import PeerStream, Served
+from p2phub.net.connection import Served
+from p2phub.net.kademlia_messages import (
+    add_peers,
+    message_of,
+    read_peers,
+    receive_message,
+    send_message,
+)
 from p2phub.net.lookup import ProviderLookup
 from p2phub.net.swarm import Swarm
 from p2phub.proto.limits import (
     DHT_ANNOUNCEMENTS_PER_10_S,
     DHT_KEY_BYTES_MAX,
-    DHT_MESSAGE_BYTES_MAX,
-    DHT_PEERS_PER_MESSAGE_MAX,
     DHT_QUERIES_PER_10_S,
     DHT_STREAMS_MAX,
     DHT_STREAMS_PER_PEER_MAX,
@@ -151,7 +147,7 @@ class Kademlia:
     async def find_closest(self, key: bytes, timeout_s: float) -> list[PeerAddress]:
         lookup = self._lookup(key)
         with trio.move_on_after(timeout_s):
-            await self._walk(lookup, _message(Message.FIND_NODE, key), lambda peers: None)
+            await self._walk(lookup, message_of(Message.FIND_NODE, key), lambda peers: None)
         return [PeerAddress(PeerId(found.peer), found.addresses) for found in lookup.closest()]
 
     async def announce(self, key: bytes, timeout_s: float) -> int:
@@ -161,8 +157,8 @@ class Kademlia:
         own = self._own_addresses()
         if not own:
             return 0
-        request = _message(Message.ADD_PROVIDER, key)
-        _add_peers(request.providerPeers, [(self._swarm.peer_id, own)])
+        request = message_of(Message.ADD_PROVIDER, key)
+        add_peers(request.providerPeers, [(self._swarm.peer_id, own)])
         self._records.add(key, self._swarm.peer_id, own, trio.current_time())
         taken = 0
         limiter = trio.CapacityLimiter(CLOSEST_MAX // 2)
@@ -221,7 +217,8 @@ class Kademlia:
         with send, scope:
             held = self._records.get(key, trio.current_time())
             on_providers([(PeerId(peer), addresses) for peer, addresses in held])
-            await self._walk(self._lookup(key), _message(Message.GET_PROVIDERS, key), on_providers)
+            request = message_of(Message.GET_PROVIDERS, key)
+            await self._walk(self._lookup(key), request, on_providers)
 
     # -- walking -------------------------------------------------------------------------------
 
@@ -235,7 +232,7 @@ class Kademlia:
 
     async def _walk_to(self, key: bytes) -> list[Candidate]:
         lookup = self._lookup(key)
-        await self._walk(lookup, _message(Message.FIND_NODE, key), lambda peers: None)
+        await self._walk(lookup, message_of(Message.FIND_NODE, key), lambda peers: None)
         return lookup.closest()
 
     async def _walk(
@@ -256,13 +253,13 @@ class Kademlia:
             else:
                 lookup.on_answer(candidate.peer)
                 now = trio.current_time()
-                named = list(_read_peers(reply.closerPeers))
+                named = list(read_peers(reply.closerPeers))
                 lookup.add(
                     (peer, addresses)
                     for peer, addresses in named
                     if self._unreachable.get(peer, now) <= now
                 )
-                on_providers(_read_peers(reply.providerPeers))
+                on_providers(read_peers(reply.providerPeers))
             progress.set()
 
         async with trio.open_nursery() as nursery:
@@ -310,9 +307,9 @@ class Kademlia:
             return None
         stream = await self._swarm.open(connection, self._protocol)
         try:
-            await _send_message(stream, request)
+            await send_message(stream, request)
             await stream.close()
-            reply = await _receive_message(stream)
+            reply = await receive_message(stream)
         except BaseException:
             stream.abort()
             raise
@@ -346,10 +343,10 @@ class Kademlia:
         while True:
             try:
                 with trio.fail_after(SERVE_IDLE_S):
-                    request = await _receive_message(stream)
+                    request = await receive_message(stream)
                     if request is None:
                         return
-                    await _send_message(stream, self._answer(stream.peer, request))
+                    await send_message(stream, self._answer(stream.peer, request))
                 await trio.lowlevel.checkpoint()  # others first, however many questions wait
             except trio.TooSlowError:
                 raise PeerTimeout("nothing was asked on a stream of the table") from None
@@ -362,14 +359,14 @@ class Kademlia:
         kind = request.type
         self._count(peer, -1, DHT_QUERIES_PER_10_S)
         if kind == Message.PING:
-            return _message(Message.PING, b"")
+            return message_of(Message.PING, b"")
         if not 0 < len(request.key) <= DHT_KEY_BYTES_MAX:
             raise ProtocolViolation(f"a key of {len(request.key)} bytes")
         if kind == Message.FIND_NODE:
             return self._reply_closer(peer, request)
         if kind == Message.GET_PROVIDERS:
             reply = self._reply_closer(peer, request)
-            _add_peers(reply.providerPeers, self._records.get(request.key, trio.current_time()))
+            add_peers(reply.providerPeers, self._records.get(request.key, trio.current_time()))
             return reply
         if kind == Message.ADD_PROVIDER:
             self._count(peer, kind, DHT_ANNOUNCEMENTS_PER_10_S)
@@ -377,9 +374,9 @@ class Kademlia:
         raise ProtocolViolation("values are not kept here")
 
     def _reply_closer(self, peer: PeerId, request: Message) -> Message:
-        reply = _message(request.type, request.key)
+        reply = message_of(request.type, request.key)
         nodes = self._table.closest(position_of_key(request.key), CLOSEST_MAX + 1)
-        _add_peers(
+        add_peers(
             reply.closerPeers,
             [(node.peer, node.addresses) for node in nodes if node.peer != peer][:CLOSEST_MAX],
         )
@@ -387,11 +384,11 @@ class Kademlia:
 
     def _take_record(self, peer: PeerId, request: Message) -> Message:
         """Keep the sender's own record and say it back, which is how it knows."""
-        for provider, addresses in _read_peers(request.providerPeers):
+        for provider, addresses in read_peers(request.providerPeers):
             if provider == peer and self._records.add(
                 request.key, peer, addresses, trio.current_time()
             ):
-                return _message(Message.ADD_PROVIDER, request.key)
+                return message_of(Message.ADD_PROVIDER, request.key)
         raise ProtocolViolation(
             "a record that is not kept: not the sender's own, or there is no room"
         )
@@ -404,58 +401,3 @@ class Kademlia:
         self._counts[peer, kind] += 1
         if self._counts[peer, kind] > count_max:
             raise ProtocolViolation(f"more than {count_max} messages in {_RATE_WINDOW_S:.0f} s")
-
-
-def _message(kind: Message.MessageType, key: bytes) -> Message:
-    message = Message()
-    message.type = kind
-    message.key = key
-    return message
-
-
-def _add_peers(field: Any, peers: Iterable[tuple[str, tuple[str, ...]]]) -> None:
-    for peer, addresses in peers:
-        entry = field.add()
-        entry.id = encode_peer_id(PeerId(peer))
-        entry.addrs.extend(encode_address(address) for address in addresses)
-
-
-def _read_peers(field: Iterable[Message.Peer]) -> Iterable[tuple[PeerId, tuple[str, ...]]]:
-    """The peers of a message that have an id and an address we can dial; beyond the bound nothing
-    is read.
-    """
-    for entry in islice(field, DHT_PEERS_PER_MESSAGE_MAX):
-        peer = decode_peer_id(entry.id)
-        addresses = decode_addresses(entry.addrs)
-        if peer is not None and addresses:
-            yield peer, addresses
-
-
-async def _send_message(stream: Stream | PeerStream, message: Message) -> None:
-    data = message.SerializeToString()
-    await stream.send(encode_varint(len(data)) + data)
-
-
-async def _receive_message(stream: Stream | PeerStream) -> Message | None:
-    """One message; None at the end of the stream. Raises ProtocolViolation, StreamClosed."""
-    length = shift = 0
-    while True:
-        byte = await stream.receive(1)
-        if not byte:
-            if shift:
-                raise StreamClosed("the stream ended inside a message")
-            return None
-        length |= (byte[0] & 0x7F) << shift
-        shift += 7
-        if byte[0] < 0x80:
-            break
-        if shift > 21:
-            raise ProtocolViolation("the length of a message has no end")
-    if length > DHT_MESSAGE_BYTES_MAX:
-        raise ProtocolViolation(f"a message of {length} bytes")
-    message = Message()
-    try:
-        message.ParseFromString(await stream.receive_exactly(length) if length else b"")
-    except DecodeError as error:
-        raise ProtocolViolation("a message that cannot be read") from error
-    return message
