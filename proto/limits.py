@@ -132,7 +132,8 @@ DHT_STREAMS_PER_PEER_MAX = 8  # more than one lookup and one announcement need a
 DHT_STREAMS_MAX = 512  # over all peers
 DHT_QUERIES_PER_10_S = 1000  # per sender: ten lookups a second, some 3 ms each here
 DHT_ANNOUNCEMENTS_PER_10_S = 200  # per sender: a publisher's objects in minutes, a flood in no time
-DHT_PROVIDERS_PER_KEY_MAX = 20  # the first stay, later ones are refused
+# The first stay, later ones are refused, unless one network has more places than its share.
+DHT_PROVIDERS_PER_KEY_MAX = 20
 DHT_RECORDS_MAX = 100_000  # about 30 MB
 DHT_RECORDS_PER_SENDER_MAX = 10_000  # one node's objects of 8 MiB or more: some 80 GB at the least
 DHT_CANDIDATES_MAX = 256  # peers one lookup weighs; farther ones are forgotten

@@ -7,7 +7,6 @@ Source: https://github.com/multiformats/multiaddr, table of codes in multicodec.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from functools import lru_cache
 import base58
 import ifaddr
 
+from p2phub.core.discovery.subnets import crowding
 from p2phub.errors import BadSetting, UsageError
 from p2phub.net.base import PeerId, parse_address
 from p2phub.proto.limits import ADDRESS_BYTES_MAX, ADDRESSES_PER_PEER_MAX
@@ -134,11 +134,7 @@ def gives_way(hosts: Iterable[str], newcomer: str) -> str | None:
     """Of those who hold all places there are, the network with most of them, if it is to give one
     to a host that came later; None where that would have as many then.
     """
-    held = Counter(map(network_of, hosts))
-    for network, count in held.most_common(1):
-        if count > held[network_of(newcomer)] + 1:
-            return network
-    return None
+    return crowding(map(network_of, hosts), network_of(newcomer))
 
 
 @lru_cache(_REMEMBERED)

@@ -25,7 +25,7 @@ from p2phub.core.discovery.records import ProviderRecords
 from p2phub.core.discovery.routing_table import RoutingTable
 from p2phub.digest import sha256
 from p2phub.errors import P2phubError, PeerTimeout, ProtocolViolation
-from p2phub.net.addresses import encode_peer_id
+from p2phub.net.addresses import encode_peer_id, network_of
 from p2phub.net.base import PeerAddress, PeerId, RoutingStatus, Stream
 from p2phub.net.connection import Served
 from p2phub.net.kademlia_messages import (
@@ -346,17 +346,17 @@ class Kademlia:
                     request = await receive_message(stream)
                     if request is None:
                         return
-                    await send_message(stream, self._answer(stream.peer, request))
+                    await send_message(stream, self._answer(stream, request))
                 await trio.lowlevel.checkpoint()  # others first, however many questions wait
             except trio.TooSlowError:
                 raise PeerTimeout("nothing was asked on a stream of the table") from None
 
-    def _answer(self, peer: PeerId, request: Message) -> Message:
+    def _answer(self, stream: Stream, request: Message) -> Message:
         """The reply to a question.
 
         Raises ProtocolViolation, which resets the stream: values, floods, nonsense.
         """
-        kind = request.type
+        peer, kind = stream.peer, request.type
         self._count(peer, -1, DHT_QUERIES_PER_10_S)
         if kind == Message.PING:
             return message_of(Message.PING, b"")
@@ -370,7 +370,7 @@ class Kademlia:
             return reply
         if kind == Message.ADD_PROVIDER:
             self._count(peer, kind, DHT_ANNOUNCEMENTS_PER_10_S)
-            return self._take_record(peer, request)
+            return self._take_record(stream, request)
         raise ProtocolViolation("values are not kept here")
 
     def _reply_closer(self, peer: PeerId, request: Message) -> Message:
@@ -382,11 +382,13 @@ class Kademlia:
         )
         return reply
 
-    def _take_record(self, peer: PeerId, request: Message) -> Message:
+    def _take_record(self, stream: Stream, request: Message) -> Message:
         """Keep the sender's own record and say it back, which is how it knows."""
+        peer, host = stream.peer, stream.remote_host
+        network = "" if host is None else network_of(host)
         for provider, addresses in read_peers(request.providerPeers):
             if provider == peer and self._records.add(
-                request.key, peer, addresses, trio.current_time()
+                request.key, peer, addresses, trio.current_time(), network
             ):
                 return message_of(Message.ADD_PROVIDER, request.key)
         raise ProtocolViolation(

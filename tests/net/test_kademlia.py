@@ -297,6 +297,22 @@ async def test_a_record_in_the_name_of_another_peer_is_refused(nursery: trio.Nur
     assert victim.routing().records_count == 1
 
 
+async def test_identities_of_one_network_cannot_fill_a_key(nursery: trio.Nursery) -> None:
+    victim, honest = await nodes(nursery, 2)
+    await honest.connect(address_of(victim))
+    for number in range(DHT_PROVIDERS_PER_KEY_MAX):
+        attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
+        request = record_of(identity(9000 + number).peer_id).SerializeToString()
+        said = opening(KADEMLIA) + encode_varint(len(request)) + request
+        await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, said))
+    with trio.fail_after(5):
+        while victim.routing().records_count < DHT_PROVIDERS_PER_KEY_MAX:
+            await trio.sleep(0.01)
+    assert (await ask(honest, victim, record_of(honest.peer_id))).type == Message.ADD_PROVIDER
+    found = await ask(honest, victim, message(Message.GET_PROVIDERS))
+    assert encode_peer_id(honest.peer_id) in {entry.id for entry in found.providerPeers}
+
+
 async def test_a_key_keeps_its_first_providers_and_a_later_one_learns_that(
     nursery: trio.Nursery,
 ) -> None:

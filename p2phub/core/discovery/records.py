@@ -1,14 +1,15 @@
 """Provider records that this node keeps for others: who says that it holds a key.
 
 Bounded per key, per sender and in all. The first providers of a key stay, so that nobody is pushed
-out by later ones; a full store takes from the sender that has most, so that nobody can fill it
-alone.
+out by later ones, unless one network holds more places than its share; a full store takes from the
+sender that has most. So nobody can fill a key or the store alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2phub.core.discovery.subnets import crowding
 from p2phub.proto.limits import (
     DHT_PROVIDERS_PER_KEY_MAX,
     DHT_RECORDS_MAX,
@@ -21,6 +22,7 @@ RECORD_TTL_S = 48 * 3600.0  # as in other networks; providers repeat themselves 
 @dataclass(slots=True)
 class _Sender:
     addresses: tuple[str, ...]  # the newest it gave: kept once for all its records
+    network: str  # that it said so from
     keys: dict[bytes, float] = field(default_factory=dict)  # key to expiry, oldest first
 
 
@@ -50,17 +52,22 @@ class ProviderRecords:
     def keys_count(self) -> int:
         return len(self._providers)
 
-    def add(self, key: bytes, peer: str, addresses: tuple[str, ...], now: float) -> bool:
-        """Keep, or keep longer, that `peer` provides `key`; whether it is kept."""
+    def add(
+        self, key: bytes, peer: str, addresses: tuple[str, ...], now: float, network: str = ""
+    ) -> bool:
+        """Keep, or keep longer, that `peer` provides `key`; whether it is kept.
+
+        network: that it is in, as far as places are shared between networks.
+        """
         self._expire_key(key, now)
         sender = self._senders.get(peer)
         if sender is None or key not in sender.keys:
-            if not self._make_room(key, peer):
+            if not self._make_room(key, peer, network):
                 return False
-            sender = self._senders.setdefault(peer, _Sender(addresses))
+            sender = self._senders.setdefault(peer, _Sender(addresses, network))
             self._providers.setdefault(key, {})[peer] = None
             self._count += 1
-        sender.addresses = addresses
+        sender.addresses, sender.network = addresses, network
         sender.keys.pop(key, None)
         sender.keys[key] = now + RECORD_TTL_S
         return True
@@ -78,12 +85,18 @@ class ProviderRecords:
                     break  # The order of keys is the order of expiry.
                 self._remove(key, peer)
 
-    def _make_room(self, key: bytes, peer: str) -> bool:
-        if len(self._providers.get(key, ())) >= self._providers_per_key_max:
-            return False
+    def _make_room(self, key: bytes, peer: str, network: str) -> bool:
         own = self._senders.get(peer)
         if own is not None and len(own.keys) >= self._records_per_sender_max:
             return False
+        providers = self._providers.get(key, {})
+        if len(providers) >= self._providers_per_key_max:
+            networks = {other: self._senders[other].network for other in providers}
+            crowded = crowding(networks.values(), network)
+            if crowded is None:
+                return False
+            newest = next(other for other in reversed(networks) if networks[other] == crowded)
+            self._remove(key, newest)
         if self._count < self._records_max:
             return True
         largest = max(self._senders, key=lambda other: len(self._senders[other].keys))

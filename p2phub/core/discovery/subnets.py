@@ -1,8 +1,12 @@
-"""Which network a multiaddr lies in: the diversity of sources is counted by it."""
+"""Which network a multiaddr lies in: the diversity of sources is counted by it; and which network
+has more than its share.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
+from collections.abc import Iterable
 
 
 def subnet_of(address: str) -> str | None:
@@ -28,3 +32,14 @@ def subnet_of(address: str) -> str | None:
 def is_local(address: str) -> bool:
     """Whether a multiaddr lies in this machine's or a private network."""
     return subnet_of(address) is None
+
+
+def crowding(networks: Iterable[str], newcomer: str) -> str | None:
+    """Of those who hold all places there are, the network with most of them, if it is to give one
+    to the network of one that came later; None where that would have as many then.
+    """
+    held = Counter(networks)
+    for network, count in held.most_common(1):
+        if count > held[newcomer] + 1:
+            return network
+    return None

@@ -48,6 +48,19 @@ def test_what_is_out_of_date_frees_its_place_for_others() -> None:
     assert records.add(key(1), "honest", HERE, RECORD_TTL_S + 1)
 
 
+def test_providers_of_one_network_leave_a_place_of_a_key_to_another() -> None:
+    records = small()
+    for number in range(4):
+        assert records.add(key(1), f"sybil{number}", HERE, 0.0, "squatters")
+    assert not records.add(key(1), "sybil4", HERE, 0.0, "squatters")
+    assert records.add(key(1), "honest", THERE, 0.0, "home")
+    assert records.add(key(1), "other", THERE, 0.0, "office")
+    assert not records.add(key(1), "third", THERE, 0.0, "home"), "none has two more than it"
+    kept = [peer for peer, _ in records.get(key(1), 0.0)]
+    assert kept == ["sybil0", "sybil1", "honest", "other"], "the first of each network stay"
+    assert len(records) == 4
+
+
 def test_one_sender_has_its_share_and_no_more() -> None:
     records = small()
     assert sum(records.add(key(number), "greedy", HERE, 0.0) for number in range(50)) == 10
@@ -75,7 +88,8 @@ def test_counts_and_bounds_hold_in_any_order_of_events(seed: int) -> None:
         now += rng.choice((0.0, 1.0, RECORD_TTL_S / 20))
         if rng.random() < 0.05:
             records.expire(now)
-        records.add(key(rng.randrange(15)), f"peer{rng.randrange(8)}", HERE, now)
+        network = rng.choice(("one", "other", "third"))
+        records.add(key(rng.randrange(15)), f"peer{rng.randrange(8)}", HERE, now, network)
         assert len(records) <= 30
         held = [peer for number in range(15) for peer, _ in records.get(key(number), now)]
         assert len(held) == len(records)
