@@ -4,11 +4,13 @@ never more of them in memory than a bound, however slowly strangers read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from p2phub.errors import PeerTimeout
+from p2phub.net.addresses import network_of
 from p2phub.net.base import Stream
 from p2phub.proto.frames import FrameReader
 
@@ -24,23 +26,48 @@ class Answers:
 
     def __init__(self) -> None:
         self.disk = trio.CapacityLimiter(LOOK_UPS_MAX)
+        self._sending: dict[trio.CancelScope, tuple[str, int]] = {}  # network, bytes; oldest first
         self._sending_bytes = 0
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether an answer of this size fits; if not, it is not begun."""
-        return self._sending_bytes + size_bytes <= SENDING_BYTES_MAX
+    def has_room(self, size_bytes: int, host: str | None) -> bool:
+        """Whether an answer of this size to `host` fits; if not, it is not begun.
+
+        Where it does not, the network that is sent most loses its oldest answers, unless that of
+        `host` would be sent as much then: who reads nothing shall keep nobody from answers.
+        """
+        network = _network(host)
+        while self._sending_bytes + size_bytes > SENDING_BYTES_MAX:
+            shares = Counter[str]()
+            for other, other_bytes in self._sending.values():
+                shares[other] += other_bytes
+            crowded = max(shares, key=lambda name: shares[name], default=network)
+            if shares[crowded] <= shares[network] + size_bytes:
+                return False
+            oldest = next(s for s, (other, _) in self._sending.items() if other == crowded)
+            self._end(oldest)
+            oldest.cancel()
+        return True
 
     async def send(self, stream: Stream, data: bytes) -> None:
         """Send an answer whole. Raises StreamClosed, or PeerTimeout if the peer does not read."""
         timeout_s = SEND_TIMEOUT_S + len(data) / SEND_RATE_MIN_BYTES_PER_S
+        slow = trio.CancelScope(deadline=trio.current_time() + timeout_s)
+        self._sending[slow] = _network(stream.remote_host), len(data)
         self._sending_bytes += len(data)
         try:
-            with trio.move_on_after(timeout_s) as slow:
+            with slow:
                 await stream.send(data)
         finally:
-            self._sending_bytes -= len(data)
+            self._end(slow)
         if slow.cancelled_caught:
             raise PeerTimeout("a peer does not read what it asked for")
+
+    def _end(self, scope: trio.CancelScope) -> None:
+        self._sending_bytes -= self._sending.pop(scope, ("", 0))[1]
+
+
+def _network(host: str | None) -> str:
+    return "" if host is None else network_of(host)
 
 
 async def answer_each(stream: Stream, answer: Callable[[bytes], Awaitable[None]]) -> None:

@@ -82,7 +82,9 @@ class DocumentServer:
             chunk = await trio.to_thread.run_sync(self._read, name, limiter=self._answers.disk)
             if chunk is None:
                 await self._answers.send(stream, reply_header(None))
-            elif not (self._answers.has_room(len(chunk)) and budget.take(len(chunk))):
+            elif not (
+                budget.take(len(chunk)) and self._answers.has_room(len(chunk), stream.remote_host)
+            ):
                 await self._answers.send(stream, reply_header(NOT_NOW))
             else:
                 await self._answers.send(stream, reply_header(len(chunk)) + chunk)

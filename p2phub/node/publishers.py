@@ -167,7 +167,7 @@ class Publishers:
         async def answer(question: bytes) -> None:
             wanted = MetaWanted.decode(question)
             held = await self._held(wanted)
-            if held is not None and not self._answers.has_room(len(held)):
+            if held is not None and not self._answers.has_room(len(held), stream.remote_host):
                 raise PeerTimeout("others read their answers too slowly to answer more now")
             await self._answers.send(
                 stream, reply_header(len(held) if held else None) + (held or b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -14,13 +14,25 @@ from p2phub.digest import Digest, digest, sha256
 from p2phub.errors import CorruptChunk, NoProvider, StreamClosed
 from p2phub.net.base import PeerId, Stream, parse_peer_address
 from p2phub.net.memory import MemoryHub, MemoryNetwork
+from p2phub.node.answering import SENDING_BYTES_MAX
 from p2phub.node.documents import Documents, DocumentServer
 from p2phub.node.search import Search
 from p2phub.proto import protocols
 from p2phub.proto.fetch import NOT_NOW, ChunksWanted, FileWanted, decode_chunk_request, reply_header
 from p2phub.proto.frames import FrameReader, frame
-from p2phub.proto.limits import CHUNK_BYTES_MAX
+from p2phub.proto.limits import CHUNK_BYTES_MAX, STREAMS_PER_PEER_MAX
 from p2phub.store.memory import MemoryStore
+from tests.net.nodes import (
+    SYN,
+    WINDOW,
+    Attacker,
+    address_of,
+    attack,
+    data_frame,
+    node,
+    opening,
+)
+from tests.net.nodes import frame as yamux_frame
 from tests.node.hostile_peers import answer, named
 
 Answer = Callable[[Stream, ChunksWanted | FileWanted], Awaitable[None]]
@@ -178,6 +190,35 @@ async def test_who_reads_no_answers_holds_no_one_up_and_is_let_go(fast_clock: Mo
                 await trio.sleep(1)
         assert server.sent_bytes == len(chunk)
         assert w.network.faults_count == 0
+
+
+async def test_a_host_that_reads_no_answers_leaves_others_theirs(nursery: trio.Nursery) -> None:
+    chunk = bytes(CHUNK_BYTES_MAX)
+    victim, honest, store = node(1), node(2), MemoryStore()
+    [name] = store.put([chunk])
+    server = DocumentServer(victim, store)
+    for network in (victim, honest):
+        await nursery.start(network.run)
+    await honest.connect(address_of(victim))
+    wanted = opening(protocols.CHUNK) + frame(ChunksWanted((name,)).encode())
+
+    async def grant_nothing(attacker: Attacker) -> None:
+        with suppress(StreamClosed):
+            while True:
+                await attacker.receive_frame()
+
+    for number in range(4):
+        attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
+        nursery.start_soon(grant_nothing, attacker)
+        for index in range(1, 2 * STREAMS_PER_PEER_MAX, 2):
+            await attacker.send(yamux_frame(WINDOW, SYN, index), data_frame(index, wanted))
+    with trio.fail_after(10):
+        while server._answers._sending_bytes + len(chunk) <= SENDING_BYTES_MAX:
+            await trio.sleep(0.01)
+        got = await Documents(honest, MemoryStore()).fetch_batch(victim.peer_id, [name])
+    assert got == {name: chunk}
+    assert server._answers._sending_bytes <= SENDING_BYTES_MAX
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_chunk_that_the_disk_lost_is_said_not_to_be_held(fast_clock: MockClock) -> None:
