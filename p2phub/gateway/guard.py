@@ -43,8 +43,8 @@ def check_source(request: Request, own_names: Collection[str]) -> None:
 
 def _host_name(host: str) -> str | None:
     """The host in a Host header, lower case, without port and brackets; None if it is malformed."""
-    if any(c in host for c in "@/?#\\ ,"):
-        return None
+    if not host.isprintable() or any(c in host for c in "@/?#\\ ,"):
+        return None  # Tabs, too, which the parser takes out of a name.
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port  # A port that is no number is found only when it is asked for.

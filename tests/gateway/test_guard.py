@@ -30,6 +30,7 @@ PATHS = "/api/models/lab/tiny/paths-info/main"
         "127.0.0.1:port",
         "[::1",
         "localhost, evil.example",
+        "local\thost",
         "",
     ],
 )
