@@ -48,8 +48,9 @@ from p2phub.proto.limits import (
 DIAL_TIMEOUT_S = 2.5  # a node that is there answers within; a dead one holds a walk up no longer
 QUESTION_TIMEOUT_S = 5.0  # the dial and two round trips
 SERVE_IDLE_S = 10.0  # between two questions on one stream
-# After the first node is known: again when the others have joined too.
-JOIN_REFRESHES_S = (0.0, 5.0, 30.0)
+# After the first node is known, and what was to be fetched of it has begun: again when the others
+# have joined too.
+JOIN_REFRESHES_S = (1.0, 4.0, 30.0)
 REFRESH_S = 600.0  # then; as in libp2p
 REFRESH_JITTER = 0.25  # of it, either way: nodes started together do not stay together
 UNREACHABLE_S = 30.0  # for this long nobody's word makes us dial a node again that did not answer
