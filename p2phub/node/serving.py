@@ -43,6 +43,7 @@ from p2phub.net.lane_events import (
     SpanUnserved,
 )
 from p2phub.node.channels import Channels, OutgoingSpan, SendingChannel
+from p2phub.node.peer_bytes import PeerBytes
 from p2phub.node.seeding import Seeding
 from p2phub.node.sessions import Session
 from p2phub.node.tasks import open_tasks
@@ -77,7 +78,6 @@ from p2phub.store.base import SpanReader, Store
 
 SESSIONS_PER_PEER_MAX = 8  # downloads of one peer at once
 SESSIONS_MAX = 512  # over all peers
-PEERS_COUNTED_MAX = 4096  # with what went to them; who was idle longest is forgotten
 OUTBOX_MAX = 1024  # messages that wait for one session; whoever reads none of them is let go
 INTRODUCE_PAUSE_S = 0.1  # in which who joins is gathered, so that a crowd is told of in one message
 IDLE_TIMEOUT_S = 600.0  # a session on which nothing is said for this long is closed
@@ -114,8 +114,7 @@ class Serving:
             self._machine.requested,
         )
         self.sessions_max = SESSIONS_MAX
-        self.sent_bytes = 0
-        self.sent_to: dict[PeerId, int] = {}
+        self.sent = PeerBytes()
         network.serve(protocols.SWARM, self._on_stream, streams_per_peer_max=SESSIONS_PER_PEER_MAX)
 
     async def run(self) -> None:
@@ -464,11 +463,7 @@ class _ServedSession:
         self._serving.wake()
         match event:
             case SentChunks(_, _, size_bytes):
-                self._serving.sent_bytes += size_bytes
-                sent_to = self._serving.sent_to
-                sent_to[self.peer] = sent_to.pop(self.peer, 0) + size_bytes
-                if len(sent_to) > PEERS_COUNTED_MAX:
-                    del sent_to[next(iter(sent_to))]
+                self._serving.sent.add(self.peer, size_bytes)
                 self._machine.on_sent(self._key, size_bytes, now)
                 self._serving._seeding.on_sent(self._key, size_bytes)
             case SpanSent(_, request_id) | SpanUnserved(_, request_id):

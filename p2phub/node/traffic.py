@@ -10,6 +10,7 @@ from p2phub.node.documents import Documents, DocumentServer
 from p2phub.node.downloads import Transfer
 from p2phub.node.figures import PeerView
 from p2phub.node.figures import Transfer as TransferView
+from p2phub.node.peer_bytes import PeerBytes
 from p2phub.node.progress import Progress
 from p2phub.node.resolving import Resolved
 from p2phub.node.serving import Serving
@@ -33,7 +34,7 @@ class Traffic:
         self._serving = serving
         self._on_notice = on_notice
         self._running: dict[Transfer, tuple[Resolved, int]] = {}  # and the bytes of all its files
-        self._received_from: dict[PeerId, int] = {}  # by downloads that are over
+        self._received = PeerBytes()  # by downloads that are over
 
     @property
     def transfers_count(self) -> int:
@@ -49,8 +50,8 @@ class Traffic:
         finally:
             del self._running[transfer]
             for share in transfer.shares.values():
-                total = self._received_from.get(share.peer, 0) + share.received_bytes
-                self._received_from[share.peer] = total
+                if share.received_bytes:
+                    self._received.add(share.peer, share.received_bytes)
                 if share.fault:
                     self._on_notice(
                         "PeerError", f"{share.peer} was dropped from {resolved.text}: {share.fault}"
@@ -78,11 +79,11 @@ class Traffic:
     def received_bytes(self) -> int:
         """Verified payload and documents, since the start."""
         running = sum(s.received_bytes for t in self._running for s in t.shares.values())
-        return sum(self._received_from.values()) + running + self._documents.received_bytes
+        return self._received.total + running + self._documents.received_bytes
 
     @property
     def sent_bytes(self) -> int:
-        return self._serving.sent_bytes + self._document_server.sent_bytes
+        return self._serving.sent.total + self._document_server.sent_bytes
 
     def peer(self, peer: PeerId, is_outbound: bool) -> PeerView:
         """What is known of a connected peer, and what it gave and got."""
@@ -93,8 +94,8 @@ class Traffic:
             peer_id=str(peer),
             addresses=known.addresses if known else (),
             direction="out" if is_outbound else "in",
-            received_bytes=self._received_from.get(peer, 0) + running,
-            sent_bytes=self._serving.sent_to.get(peer, 0),
+            received_bytes=self._received.of(peer) + running,
+            sent_bytes=self._serving.sent.of(peer),
             down_bytes_per_s=sum(f.rate_bytes_per_s for f in rates),
             downloads=len(rates),
         )

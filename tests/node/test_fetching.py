@@ -116,7 +116,7 @@ async def test_lanes_that_break_again_and_again_do_not_end_a_fetch(tmp_path: Pat
 
         async def break_lanes() -> None:
             for after_bytes in (6_000_000, 14_000_000):
-                while one._serving.sent_bytes < after_bytes:
+                while one._serving.sent.total < after_bytes:
                     await trio.sleep(0.01)
                 for channel in list(one._channels._open):
                     channel.close()
@@ -138,7 +138,7 @@ async def test_a_session_in_which_nothing_happens_is_opened_anew(
         peers = (await address(one),)
 
         async def take_the_slot_away_for_good() -> None:
-            while not one._serving.sent_bytes:
+            while not one._serving.sent.total:
                 await trio.sleep(0.01)
             [served] = one._serving._sessions.values()
             served._say(Choke())  # and its own books say nothing of it

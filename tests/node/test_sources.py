@@ -51,7 +51,7 @@ async def test_only_the_chunks_of_the_ranges_are_fetched(tmp_path: Path) -> None
         content_id, peers = await publish(a, model), (await address(a),)
         for start in (1_000_000, 1_000_100, 2_000_000):
             await read(b, content_id, start, start + 1000, peers)
-        assert a._serving.sent_bytes <= 4 * 65_536  # two ranges of at most two chunks each
+        assert a._serving.sent.total <= 4 * 65_536  # two ranges of at most two chunks each
 
 
 async def test_readers_at_once_have_a_session_each(tmp_path: Path) -> None:
