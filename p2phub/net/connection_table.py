@@ -96,6 +96,17 @@ class ConnectionTable:
         theirs = [found for found in inbound if network_of(found.remote.host) == network]
         return max(theirs, key=lambda found: found.since_s, default=None)
 
+    def fullest(self) -> Connection:
+        """Of the network from which most bytes are unread, the one with most of them; there is
+        one at least.
+        """
+        live, shares = self.live(), Counter[str]()
+        for found in live:
+            shares[network_of(found.remote.host)] += found.yamux.unread_bytes
+        crowded = max(shares, key=lambda network: shares[network])
+        theirs = [found for found in live if network_of(found.remote.host) == crowded]
+        return max(theirs, key=lambda found: found.yamux.unread_bytes)
+
 
 def _network_that_counts(connection: Connection) -> str | None:
     host = connection.remote.host

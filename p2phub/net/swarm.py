@@ -359,15 +359,12 @@ class Swarm:
         return True
 
     def _on_unread(self, change: int) -> None:
-        """All unread bytes together stay bounded: the peer that filled most loses its
-        connection.
+        """All unread bytes together stay bounded: of the network that filled most, the connection
+        with most of them is closed.
         """
         self._unread_bytes += change
         if change > 0 and self._unread_bytes > self.unread_bytes_max:
-            fullest = max(
-                self.connections.live(), key=lambda connection: connection.yamux.unread_bytes
-            )
-            fullest.yamux.end("too much of what it sent is unread")
+            self.connections.fullest().yamux.end("too much of what its network sent is unread")
 
     async def _sweep(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from p2phub.errors import StreamClosed
 from p2phub.net.addresses import endpoint_from_text
 from p2phub.net.base import PeerAddress, Stream, parse_peer_address
 from p2phub.net.dial import connect_tcp
@@ -108,6 +109,17 @@ class Attacker:
     async def _fill(self, count: int) -> None:
         while len(self._received) < count:
             self._received += await self.channel.receive()
+
+
+async def is_closed(attacker: Attacker) -> bool:
+    """Whether the victim ends the connection within five seconds; what it still says is read."""
+    with trio.move_on_after(5):
+        try:
+            while True:
+                await attacker.receive_frame()
+        except StreamClosed:
+            return True
+    return False
 
 
 def frame(kind: int, flags: int, index: int, length: int = 0, payload: bytes = b"") -> bytes:

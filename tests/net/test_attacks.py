@@ -22,7 +22,6 @@ from tests.net.nodes import (
     RST,
     SYN,
     WINDOW,
-    Attacker,
     address_of,
     ask_echo,
     attack,
@@ -30,6 +29,7 @@ from tests.net.nodes import (
     dial,
     frame,
     identity,
+    is_closed,
     node,
     nodes,
     opening,
@@ -48,17 +48,6 @@ async def pour(stream: Stream) -> None:
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
-
-
-async def is_closed(attacker: Attacker) -> bool:
-    """Whether the victim ends the connection within five seconds; what it still says is read."""
-    with trio.move_on_after(5):
-        try:
-            while True:
-                await attacker.receive_frame()
-        except StreamClosed:
-            return True
-    return False
 
 
 # -- two uploads and many small streams ----------------------------------------------------------
@@ -184,53 +173,6 @@ async def test_half_open_connections_keep_nobody_out(nursery: trio.Nursery) -> N
     with trio.fail_after(5):
         await honest.connect(address_of(victim))
     assert await ask_echo(honest, victim) == b"are you there"
-
-
-async def test_connections_of_one_host_whose_streams_say_nothing_keep_nobody_out(
-    nursery: trio.Nursery,
-) -> None:
-    victim, honest = await nodes(nursery, 2)
-    victim._swarm.inbound_max = 6
-    for number in range(6):
-        attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
-        await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
-        nursery.start_soon(is_closed, attacker)  # it answers, so that it is there
-    while sum(c.yamux.streams_count for c in victim._swarm.connections.live()) < 6:
-        await trio.sleep(0.01)
-    await honest.connect(address_of(victim))
-    assert await ask_echo(honest, victim) == b"are you there"
-    assert len(victim.peers()) == 6
-
-
-async def test_who_has_just_come_is_not_pushed_out_by_the_next(nursery: trio.Nursery) -> None:
-    victim, honest = await nodes(nursery, 2)
-    victim._swarm.inbound_max = 3
-    for number in range(2):
-        attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
-        await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
-    await honest.connect(address_of(victim))
-    while honest._swarm.connections.live()[0].yamux.streams_count:
-        await trio.sleep(0.01)
-    assert await is_closed(await attack(nursery, victim, 9002, source="127.0.0.2"))
-    [connection] = honest._swarm.connections.live()
-    assert await ask_echo(honest, victim) == b"are you there"
-    assert honest._swarm.connections.live() == [connection]
-
-
-async def test_who_has_as_many_connections_as_others_displaces_none(nursery: trio.Nursery) -> None:
-    [victim] = await nodes(nursery, 1)
-    victim._swarm.inbound_max = 4
-    for number in range(6):
-        attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
-        if number < 4:
-            await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
-            while victim._swarm.connections.live()[-1].yamux.streams_count < 1:
-                await trio.sleep(0.01)
-        else:
-            assert await is_closed(attacker)
-    assert {peer.peer for peer in victim.peers()} == {
-        identity(9000 + number).peer_id for number in range(4)
-    }
 
 
 async def test_nonsense_instead_of_a_handshake_is_dropped(nursery: trio.Nursery) -> None:
