@@ -221,7 +221,13 @@ class _ServedSession:
         self._is_dialling = False
         self._is_lane_owed = False  # wanted, when the one before was closing
         self._scope = trio.CancelScope()
-        self._watch = PageWatch(serving._watches, self._outbox_send.send, downloader=session.peer)
+        host = session.remote_host
+        self._watch = PageWatch(
+            serving._watches,
+            self._outbox_send.send,
+            downloader=session.peer,
+            network="" if host is None else network_of(host),
+        )
         self.manifests: set[Digest] = set()
         self._joined: dict[Digest, deque[PeerId]] = {}  # since the last introduction, by swarm
         self._has_joined = trio.Event()

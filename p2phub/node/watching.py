@@ -8,6 +8,7 @@ told of what it said to hold itself: in a swarm that is half of all there would 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -22,7 +23,9 @@ from p2phub.store.base import Store
 
 # By one session, the last it asked about: as many as a seed asks of one release.
 PAGES_WATCHED_MAX = 4096
-WATCHES_MAX = 1 << 18  # by all sessions together: about 100 MB; beyond, questions are only answered
+# By all sessions together: about 100 MB. Beyond, the network that has most gives way to one that
+# has two fewer; others are only answered.
+WATCHES_MAX = 1 << 18
 DELTA_PERIOD_S = 0.1  # between two words on what is new
 
 Entries: TypeAlias = Iterable[tuple[Digest, Sequence[int]]]  # (page, entries) held from now on
@@ -34,13 +37,30 @@ Known: TypeAlias = Callable[[PeerId, Digest], int]
 class Watches:
     """All watches of a node. `on_held` costs a look-up for each page and a note for each watch."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, count_max: int = WATCHES_MAX) -> None:
         self.store = store
+        self._count_max = count_max
         # look-ups at once: strangers' questions must not take all worker threads
         self.disk = trio.CapacityLimiter(4)
         self.by_page: dict[Digest, set[PageWatch]] = {}
         self.count = 0
+        self.open: dict[PageWatch, None] = {}  # those that watch something
         self.known: dict[Known, None] = {}  # of each download under way
+
+    def has_room_for(self, network: str) -> bool:
+        """Whether one more page may be watched from there, if need be in another's place."""
+        if self.count < self._count_max:
+            return True
+        shares = Counter[str]()
+        for watch in self.open:
+            shares[watch.network] += len(watch._pages)
+        crowded = max(shares, key=lambda name: shares[name])
+        if shares[crowded] <= shares[network] + 1:
+            return False
+        theirs = [watch for watch in self.open if watch.network == crowded]
+        fullest = max(theirs, key=lambda watch: len(watch._pages))
+        fullest._end(next(iter(fullest._pages)))
+        return True
 
     def held_by(self, peer: PeerId, page: Digest) -> int:
         """What a peer told any download of ours."""
@@ -59,9 +79,12 @@ class Watches:
 class PageWatch:
     """The pages that the other end of one session watches. `run` must run; `close` when it ends."""
 
-    def __init__(self, watches: Watches, say: Say, downloader: PeerId | None = None) -> None:
-        """downloader: the other end, if it watches only for what it lacks."""
+    def __init__(
+        self, watches: Watches, say: Say, downloader: PeerId | None = None, network: str = ""
+    ) -> None:
+        """downloader: the other end, if it watches only for what it lacks. network: it is there."""
         self._downloader = downloader
+        self.network = network
         self._watches = watches
         self._say = say
         self._pages: dict[Digest, None] = {}  # oldest first
@@ -119,13 +142,16 @@ class PageWatch:
             self._end(page)
         elif len(self._pages) >= PAGES_WATCHED_MAX:
             self._end(next(iter(self._pages)))
-        if self._watches.count < WATCHES_MAX:
+        if self._watches.has_room_for(self.network):
             self._pages[page] = None
+            self._watches.open[self] = None
             self._watches.by_page.setdefault(page, set()).add(self)
             self._watches.count += 1
 
     def _end(self, page: Digest) -> None:
         del self._pages[page]
+        if not self._pages:
+            del self._watches.open[self]
         self._news.pop(page, None)
         self._watches.count -= 1
         watchers = self._watches.by_page[page]

@@ -50,3 +50,25 @@ async def test_a_downloader_is_not_told_of_what_it_holds_and_a_seed_of_everythin
     watch.close()
     assert heard == [Have(PAGE, b""), *(HaveDelta(PAGE, indexes) for indexes in told)]
     assert watches.count == 0
+
+
+async def test_a_network_that_watches_most_gives_way_to_who_watches_little() -> None:
+    watches = Watches(MemoryStore(), count_max=8)
+    pages = [digest(bytes([number])) for number in range(8)]
+    heard: list[Message] = []
+
+    async def say(message: Message) -> None:
+        heard.append(message)
+
+    crowd = [PageWatch(watches, say, network="crowd") for _ in range(2)]
+    honest = PageWatch(watches, say, network="home")
+    await crowd[0].tell(pages[:5])
+    await crowd[1].tell(pages[:5])
+    assert watches.count == 8 and [len(list(watch.pages)) for watch in crowd] == [5, 3]
+    await honest.tell(pages)
+    assert list(honest.pages) == pages[:4], "then none has two more than it"
+    assert watches.count == 8 and len(heard) == 18, "everybody was answered"
+    assert list(crowd[0].pages) == pages[3:5] and list(crowd[1].pages) == pages[1:3]
+    for watch in (*crowd, honest):
+        watch.close()
+    assert watches.count == 0 and not watches.open and not watches.by_page
