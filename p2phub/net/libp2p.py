@@ -239,7 +239,10 @@ class Libp2pNetwork:
         self._known[peer] = tuple(dict.fromkeys(addresses))[:ADDRESSES_PER_PEER_MAX]
         self._known.move_to_end(peer)
         if len(self._known) > PEERS_KNOWN_MAX:
-            self._known.popitem(last=False)
+            # Who is here stays, however many identities come and go.
+            is_here = self._swarm.connections.newest
+            gone = next(other for other in self._known if is_here(other) is None)
+            del self._known[gone]
 
 
 def _multihash(key: bytes) -> bytes:

@@ -23,8 +23,9 @@ from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from p2phub.errors import BadSetting, NetworkError, PortInUse
-from p2phub.net.base import Stream, parse_peer_address
+from p2phub.net.base import PeerId, Stream, parse_peer_address
 from p2phub.net.libp2p import PING, PING_BYTES, assert_version
+from p2phub.proto.limits import PEERS_KNOWN_MAX
 from tests.net.nodes import ECHO, Turns, address_of, ask_echo, node, nodes
 
 
@@ -100,6 +101,19 @@ async def test_peers_that_were_dialled_are_told_of_each_other_by_the_one_in_the_
     await one.refresh()
     assert other.peer_id in {status.peer for status in one.peers()}
     assert await ask_echo(one, other) == b"are you there"
+
+
+async def test_identities_that_come_and_go_do_not_take_the_addresses_of_who_is_here(
+    nursery: trio.Nursery,
+) -> None:
+    one, other = await nodes(nursery, 2)
+    await one.connect(address_of(other))
+    for number in range(PEERS_KNOWN_MAX + 10):
+        one._remember(PeerId(f"passing {number}"), ("/ip4/192.0.2.1/tcp/1",))
+    assert one.known_address(other.peer_id) == address_of(other)
+    assert len(one._known) == PEERS_KNOWN_MAX
+    assert PeerId("passing 0") not in one._known
+    nursery.cancel_scope.cancel()
 
 
 async def test_many_pings_at_once_leave_others_their_turns(nursery: trio.Nursery) -> None:
