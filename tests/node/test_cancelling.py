@@ -67,7 +67,7 @@ async def is_at_rest(node: Node) -> None:
             or channels.open_count
             or channels._listener._tickets
             or node._traffic.transfers_count
-            or node._serving._watches.by_page
+            or node._serving.watches.by_page
             or any("Lane" in thread.name for thread in threading.enumerate())
         ):
             await trio.sleep(0.005)

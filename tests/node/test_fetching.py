@@ -141,7 +141,7 @@ async def test_a_session_in_which_nothing_happens_is_opened_anew(
             while not one._serving.sent.total:
                 await trio.sleep(0.01)
             [served] = one._serving._sessions.values()
-            served._say(Choke())  # and its own books say nothing of it
+            served.say(Choke())  # and its own books say nothing of it
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:

@@ -278,8 +278,8 @@ async def test_a_thousand_sessions_opened_and_left_leave_nothing(tmp_path: Path)
         with trio.fail_after(10):
             while serving.sessions_count:
                 await trio.sleep(0.01)
-        assert not serving._watches.by_page
-        assert not serving._machine._peers
+        assert not serving.watches.by_page
+        assert not serving.machine._peers
         assert await is_serving(stage)
         assert stage.faults_count == 0
 
@@ -331,8 +331,8 @@ async def test_pages_without_end_are_watched_within_a_bound(tmp_path: Path) -> N
             for page in pages:
                 have = await receive_until(session, Have)
                 assert have == Have(page, b"")
-        assert len(stage.victim._serving._watches.by_page) <= PAGES_WATCHED_MAX
-        assert set(stage.victim._serving._watches.by_page) >= set(pages[-100:])
+        assert len(stage.victim._serving.watches.by_page) <= PAGES_WATCHED_MAX
+        assert set(stage.victim._serving.watches.by_page) >= set(pages[-100:])
 
 
 async def test_requests_and_cancels_without_end_are_bounded(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ async def test_tickets_that_one_host_does_not_use_keep_nobody_from_a_fetch(tmp_p
             for index in (1, 3, 5, 7):
                 greeting = data_frame(index, opening(protocols.SWARM) + hello)
                 await attacker.send(frame(WINDOW, SYN, index), greeting)
-            while len(seed._serving._machine.unchoked) < 4:
+            while len(seed._serving.machine.unchoked) < 4:
                 await trio.sleep(0.01)
             await attacker.send(*(data_frame(index, wanted) for index in (1, 3, 5, 7)))
             while channels.has_room_to_send(is_served=True):
