@@ -9,7 +9,7 @@ from p2phub.cli.progress import ProgressLine
 from p2phub.cli.render import note, out, out_json, plural
 from p2phub.control.protocol import Json
 from p2phub.display import size_text, visible
-from p2phub.errors import CorruptChunk
+from p2phub.errors import CorruptChunk, ReleaseChanged
 
 
 @click.command()
@@ -128,7 +128,9 @@ def fsck(run: Invocation, repair: bool) -> None:
         out(f"{size_text(found['read_bytes'])} read and right")
     if not found["is_right"]:
         end = "" if repair else "; p2phub fsck --repair puts right what can be"
-        raise CorruptChunk(f"not everything that is kept here is whole and right{end}", **found)
+        is_damaged = found["damaged_count"] or found["inconsistencies"]
+        fault = CorruptChunk if is_damaged else ReleaseChanged  # the user's own edits, most often
+        raise fault(f"not everything that is kept here is whole and right{end}", **found)
 
 
 def mended(release: Json) -> str:

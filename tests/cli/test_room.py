@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2phub.cli.commands.releases import state
-from p2phub.errors import CorruptChunk, NotHeld
+from p2phub.errors import CorruptChunk, NotHeld, ReleaseChanged
 from tests.cli.running import Terminal
 from tests.control.serving import controlled
 from tests.node.real_nodes import node, publish_signed, write_model
@@ -56,6 +56,20 @@ async def test_a_scrub_finds_what_the_disk_damaged(tmp_path: Path, capsys: Captu
         wrong = await p2phub("scrub", "--json")
         assert (wrong.code, wrong.error["kind"]) == (CorruptChunk.exit_code, "CorruptChunk")
         assert "fsck --repair" in wrong.error["message"]
+
+
+async def test_a_check_does_not_call_an_edit_of_the_user_damage_of_the_disk(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    model = write_model(tmp_path / "model")
+    async with node(tmp_path / "a") as a, controlled(a, tmp_path) as home:
+        await publish_signed(a, model, tmp_path / "a")
+        weights = max(model.iterdir(), key=lambda path: path.stat().st_size)
+        with open(weights, "ab") as file:
+            file.write(b"edited")
+        changed = await Terminal(home, capsys)("fsck")
+        assert changed.code == ReleaseChanged.exit_code, changed.err
+        assert "check the disk" not in changed.err
 
 
 async def test_a_check_says_what_is_lacking_and_what_became_of_it(
