@@ -131,9 +131,11 @@ def run(arguments: list[str]) -> int:
         click.echo(bare.format_message(), err=True)  # the help itself, in its own lines
         return UsageError.exit_code
     except click.ClickException as wrong:
-        if isinstance(wrong, click.UsageError) and wrong.ctx is not None and not invocation.json:
+        # A line that is not understood ends before click comes to the --json behind the fault.
+        as_json = invocation.json or "--json" in arguments
+        if isinstance(wrong, click.UsageError) and wrong.ctx is not None and not as_json:
             click.echo(wrong.ctx.get_usage(), err=True)
-        return show_error(UsageError(wrong.format_message()), invocation.json)
+        return show_error(UsageError(wrong.format_message()), as_json)
     except P2phubError as error:
         return show_error(error, invocation.json)
     except BrokenPipeError:

@@ -6,7 +6,9 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from p2phub.display import visible
 
@@ -46,14 +48,22 @@ def table(
 ) -> str:
     """Columns as wide as they need, without lines. right: columns that hold numbers."""
     lines = [[visible(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    widths = [max(_columns(line[i]) for line in lines) for i in range(len(header))]
+
+    def padded(i: int, cell: str) -> str:
+        space = " " * (widths[i] - _columns(cell))
+        return space + cell if i in right else cell + space
+
+    return "\n".join("  ".join(map(padded, count(), line)).rstrip() for line in lines)
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal `text` takes: Chinese, Japanese, Korean letters take two,
+    marks upon others none. Source: Unicode, UAX #11.
+    """
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def fields(rows: Iterable[tuple[str, object]]) -> str:

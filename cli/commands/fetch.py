@@ -86,13 +86,9 @@ def describe(result: Json) -> None:
             note(f"what is known of this publisher is {signer['freshness']}")
     else:
         note("no signature is known; the content id itself was verified")
-    rate = result["bytes_fetched"] / max(result["seconds"] - result["paused_seconds"], 0.001)
-    senders = [peer for peer in result["peers"] if peer["bytes"]]
     note(
         f"{plural(result['file_count'], 'file')}, {size_text(result['data_size'])}: "
-        f"{size_text(result['bytes_fetched'])} from {plural(len(senders), 'peer')} "
-        f"at {size_text(rate)}/s, "
-        f"{size_text(result['bytes_reused'])} from this disk ({result['method']})"
+        f"{_came_from(result)} ({result['method']})"
     )
     if result["paused_seconds"] >= 0.5:
         note(f"it paused for {duration(result['paused_seconds'])}, until the disk took files again")
@@ -101,3 +97,16 @@ def describe(result: Json) -> None:
             note(f"peer {visible(peer['peer_id'])} was dropped: {visible(peer['fault'])}")
     for warning in result["warnings"]:
         note(f"warning: {visible(warning)}")
+
+
+def _came_from(result: Json) -> str:
+    """How much came from peers, how fast, and how much from this disk."""
+    fetched = result["bytes_fetched"]
+    if not fetched:
+        return "all of it from this disk"
+    senders = [peer for peer in result["peers"] if peer["bytes"]]
+    rate = fetched / max(result["seconds"] - result["paused_seconds"], 0.001)
+    return (
+        f"{size_text(fetched)} from {plural(len(senders), 'peer')} at {size_text(rate)}/s, "
+        f"{size_text(result['bytes_reused'])} from this disk"
+    )

@@ -135,6 +135,17 @@ async def test_fetch_prints_the_folder_alone_on_stdout(
     ]
 
 
+async def test_a_fetch_of_what_is_here_speaks_of_no_peers(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model")
+    node = MemoryNode(World())
+    await publish(node, tmp_path / "model", "tiny")
+    async with controlled(node, tmp_path) as home:
+        done = await Terminal(home, capsys)("fetch", f"{PUBLISHER}/tiny", "-o", str(tmp_path / "o"))
+    assert done.code == 0, done.err
+    assert ": all of it from this disk (" in done.err and "/s" not in done.err
+
+
 async def test_fetch_takes_what_the_globs_choose(tmp_path: Path, capsys: Capture) -> None:
     world = World()
     (tmp_path / "model").mkdir()

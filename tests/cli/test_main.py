@@ -85,8 +85,8 @@ def test_wrong_usage_is_explained_and_ends_with_2() -> None:
     for arguments in (("nope",), ("fetch",), ("fetch", "a/b", "--nope"), ("trust", "add", "x")):
         done = p2phub(*arguments)
         assert done.returncode == 2 and done.stderr.startswith("Usage: p2phub")
-        as_json = p2phub("--json", *arguments)
-        assert json.loads(as_json.stderr)["error"]["kind"] == "UsageError"
+        for as_json in (p2phub("--json", *arguments), p2phub(*arguments, "--json")):
+            assert json.loads(as_json.stderr)["error"]["kind"] == "UsageError"
 
 
 @pytest.mark.parametrize("arguments", [(), ("key",), ("trust",)])
@@ -134,6 +134,8 @@ def test_values_read_well() -> None:
     assert plural(1, "file") == "1 file" and plural(2000, "file") == "2,000 files"
     assert visible("é\tx\x00\ud800") == "é\\tx\\x00\\ud800"
     assert table([("a", 1), ("bcd", 22)], ("x", "n"), (1,)) == "x     n\na     1\nbcd  22"
+    wide = table([("日本", 1), ("e\u0301", 2), ("abc", 3)], ("x", "n"))
+    assert wide == "x     n\n日本  1\ne\u0301     2\nabc   3"
     assert fields([("a", 1), ("empty", ""), ("long", "x")]) == "a     1\nlong  x"
 
 
