@@ -110,7 +110,8 @@ class Catalog:
         raise HttpError(
             429,
             "StillAsking",
-            f"peers are still being asked about {route.id}: try again in a few seconds",
+            f"no peer has answered about {route.id} within {RESOLVE_TIMEOUT_S:.0f} s: "
+            "who publishes it may be offline; the next try asks again",
             (("ratelimit", '"resolvers";r=0;t=2'), ("retry-after", "2")),
         )
 

@@ -6,6 +6,7 @@ of peers and proven when the file is complete.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -55,6 +56,9 @@ _HELD_STATE_SERVES = (
 )
 
 RECENT_S = 60.0  # a refresh this young is not repeated for a mere look
+# How long a mere look waits for newer than the fresh state held. One window for silent peers fits
+# in, and it ends before the gateway gives its reader up.
+LOOK_S = 6.5
 ANSWERS_FEW = 3  # fewer peers than this agreeing on a publisher's last word is said to the user
 
 
@@ -87,6 +91,7 @@ class Resolver:
         self._documents = documents
         self._refreshed_s: dict[str, float] = {}  # publisher id: when, by the event loop's clock
         self._seen: dict[str, Seen] = {}
+        self._unanswered_s: dict[str, float] = {}  # publisher id: when a look was in vain
 
     @asynccontextmanager
     async def search(
@@ -155,8 +160,9 @@ class Resolver:
         """The publisher's state, refreshed unless that was done lately: (view, peers that agreed,
         warnings).
 
-        What is held is used, with a warning, where nobody answers. Raises NoProvider where nothing
-        is held either.
+        What is held is used, with a warning, where nobody answers: of a fresh state, a caller that
+        gives recent_s waits LOOK_S at most, and not again within recent_s. Raises NoProvider where
+        nothing is held either.
         """
         follower = self._publishers.follower(publisher_id)
         last_s = self._refreshed_s.get(publisher_id)
@@ -166,9 +172,16 @@ class Resolver:
         if seen is not None and last_s is not None and trio.current_time() - last_s < recent_s:
             return seen.view, seen.peers_count, ()
         key = parse_publisher_id(publisher_id)
+        wait_s = await self._patience_s(publisher_id, recent_s)
         try:
-            async with self.search([(KeyKind.PUBLISHER, key)], named) as search:
-                seen = await self._publishers.refresh(publisher_id, search)
+            with trio.move_on_after(wait_s) as patience:
+                async with self.search([(KeyKind.PUBLISHER, key)], named) as search:
+                    seen = await self._publishers.refresh(publisher_id, search)
+            if patience.cancelled_caught:
+                if wait_s:
+                    self._unanswered_s[publisher_id] = trio.current_time()
+                raise NoProvider("no peer has answered")
+            assert seen is not None
         except _HELD_STATE_SERVES as error:
             try:
                 view = await trio.to_thread.run_sync(follower.known, time.time())
@@ -178,6 +191,20 @@ class Resolver:
         self._refreshed_s[publisher_id] = trio.current_time()
         self._seen[publisher_id] = seen
         return seen.view, seen.peers_count, ()
+
+    async def _patience_s(self, publisher_id: str, recent_s: float) -> float:
+        """How long a refresh may last; inf: until it ends by itself."""
+        if not recent_s:
+            return math.inf
+        follower = self._publishers.follower(publisher_id)
+        try:
+            held = await trio.to_thread.run_sync(follower.known, time.time())
+        except P2phubError:
+            return math.inf
+        if held.state is not Freshness.FRESH:
+            return math.inf
+        asked_s = self._unanswered_s.get(publisher_id, -math.inf)
+        return 0.0 if trio.current_time() - asked_s < recent_s else LOOK_S
 
     def signer_of(self, statement: ReleaseStatement, state: Freshness, peers_count: int) -> Signer:
         names = self._petnames.names_of(statement.publisher_id)

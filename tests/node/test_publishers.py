@@ -16,7 +16,7 @@ from p2phub.digest import sha256
 from p2phub.errors import StreamClosed
 from p2phub.net.base import Stream
 from p2phub.net.memory import MemoryHub, MemoryNetwork
-from p2phub.node import publishers
+from p2phub.node import publishers, resolving
 from p2phub.node.api import Published
 from p2phub.node.node import Node
 from p2phub.proto import protocols
@@ -206,3 +206,24 @@ async def test_a_refresh_that_is_cancelled_leaves_the_follower_free(tmp_path: Pa
                 publisher_id, stage.owner._network.addresses()
             )
         assert view.names == ("tiny",)
+
+
+async def test_a_look_at_what_is_held_does_not_wait_for_a_publisher_that_is_gone(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 20.0
+    hub = MemoryHub()
+    model = write_model(tmp_path / "model", size=200_000)
+    async with node_of(hub, "reader", tmp_path / "reader") as reader:
+        refresh = reader._resolver.refresh
+        async with node_of(hub, "owner", tmp_path / "owner") as owner:
+            published = await publish_signed(owner, model, tmp_path / "owner", version="1")
+            await refresh(published.publisher_id, owner._network.addresses())
+        mock_clock.jump(resolving.RECENT_S)
+        # The reader of a gateway gives up after 8 s; files that are all here must not need anybody.
+        for longest_s in (resolving.LOOK_S + 1, 1.0):
+            with trio.fail_after(longest_s):
+                _, peers_count, warnings = await refresh(
+                    published.publisher_id, (), recent_s=resolving.RECENT_S
+                )
+            assert peers_count == 0 and "could not be had" in warnings[0]
