@@ -47,8 +47,7 @@ class ControlClient:
         except OSError as error:
             connection.close()
             raise DaemonNotRunning(
-                f"no daemon answers for {home.root}: start one with `p2phub daemon`, "
-                "or name another home with --home",
+                f"no daemon answers for {home.root}",
                 home=str(home.root),
                 reason=error.strerror or str(error),
             ) from None

@@ -106,6 +106,7 @@ class Gateway:
             return metrics_response((*self._node.metrics(), *self._own_metrics()))
         route = parse_route(segments)
         if route is None:
+            _only(request, "GET", "HEAD")
             raise HttpError(404, "NotFound", "there is nothing here")
         _only(request, *(("POST",) if route.verb == "paths-info" else ("GET", "HEAD")))
         if route.verb == "list":
@@ -188,7 +189,12 @@ class Gateway:
 def _only(request: Request, *methods: str) -> None:
     if request.method not in methods:
         allowed = ", ".join(methods)
-        raise HttpError(405, "MethodNotAllowed", f"only {allowed} here", (("allow", allowed),))
+        raise HttpError(
+            405,
+            "MethodNotAllowed",
+            f"only {allowed} here: the gateway reads; share files with `p2phub publish`",
+            (("allow", allowed),),
+        )
 
 
 def _paths(body: bytes, content_type: str) -> list[str]:

@@ -68,7 +68,11 @@ def list_folder(folder: Path) -> FolderListing:
         if not stat.S_ISREG(status.st_mode):
             raise UnpublishableFile(
                 f"{path!a} is {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}: "
-                "put the file itself there, or take it out of the folder",
+                + (
+                    "a snapshot in the Hub's cache is published with `p2phub import hf ORG/NAME`"
+                    if _is_hub_snapshot(root)
+                    else "put the file itself there, or take it out of the folder"
+                ),
                 path=path,
             )
         files.append(FoundFile(check_path(path), FileStamp.of(status)))
@@ -88,6 +92,14 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
+
+
+def _is_hub_snapshot(root: Path) -> bool:
+    """Whether the folder is a revision in huggingface_hub's cache, all of whose files are links.
+
+    Source: huggingface_hub, "Understand caching": {models|datasets}--ORG--NAME/snapshots/COMMIT.
+    """
+    return root.parent.name == "snapshots" and "--" in root.parent.parent.name
 
 
 def _walk(

@@ -298,6 +298,16 @@ async def test_every_refusal_has_its_code(
     assert reply.headers["x-error-message"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/api/repos/create", "/api/models/lab/tiny/preupload/main", "/api/validate-yaml"]
+)
+async def test_an_upload_is_told_that_nothing_is_written_here(path: str) -> None:
+    async with serving(MemoryNode(World())) as served:
+        reply = await served.ask(path, "POST", b"{}")
+    assert (reply.status, reply.headers["x-error-code"]) == (405, "MethodNotAllowed")
+    assert "p2phub publish" in reply.headers["x-error-message"]
+
+
 async def test_a_missing_file_still_names_the_commit(tmp_path: Path) -> None:
     world = World()
     write_model(tmp_path)

@@ -41,6 +41,15 @@ def test_a_link_is_refused_by_name(tmp_path: Path, target: str) -> None:
     assert "'link' is a symbolic link" in str(caught.value)
 
 
+def test_of_a_snapshot_in_the_hubs_cache_the_refusal_names_the_command(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--org--name/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--name/blobs").mkdir()
+    (snapshot / "config.json").symlink_to("../../blobs/ab")
+    with pytest.raises(UnpublishableFile, match="p2phub import hf ORG/NAME"):
+        list_folder(snapshot)
+
+
 def test_a_linked_folder_is_not_entered(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/loop").symlink_to(tmp_path)
