@@ -23,7 +23,8 @@ class PortInUse(NetworkError):
 class NoProvider(NetworkError):
     """No peer was found that holds this.
 
-    Check the reference, wait until its publisher is online, or name a peer with --peer.
+    Check the reference, wait until its publisher is online, or name a peer: with --peer, by the
+    link that was printed when it was published, or with p2phub connect.
     """
 
     exit_code = 62

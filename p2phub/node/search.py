@@ -146,11 +146,17 @@ class Search:
         """The error for a search that found nothing: who was asked, and for how long."""
         seconds = trio.current_time() - self._started_s
         tried = f"; could not reach: {'; '.join(self._failures[:5])}" if self._failures else ""
+        nodes_count = max(0, self.asked_count - 1)  # but this one, which a lookup asks first
+        if self.found or nodes_count:
+            peers = "1 peer" if len(self.found) == 1 else f"{len(self.found)} peers"
+            nodes = "1 node" if nodes_count == 1 else f"{nodes_count} nodes"
+            asked = f"asked {peers} and {nodes} of the network for {seconds:.0f} s"
+        else:
+            asked = f"this node knows no other that answers; looked for {seconds:.0f} s"
         return NoProvider(
-            f"no peer holds {what}: asked {len(self.found)} connected or named peers and "
-            f"{self.asked_count} nodes of the network for {seconds:.0f} s{tried}",
+            f"no peer holds {what}: {asked}{tried}",
             peers_asked=[str(peer) for peer in self.found[:32]],
-            nodes_asked=self.asked_count,
+            nodes_asked=nodes_count,
             seconds=round(seconds, 1),
         )
 

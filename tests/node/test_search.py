@@ -130,6 +130,17 @@ async def test_a_search_that_is_fed_for_long_still_looks_around_now_and_then(
         nursery.cancel_scope.cancel()
 
 
+async def test_what_a_search_says_counts_in_words(autojump_clock: MockClock) -> None:
+    async with networks(MemoryHub(latency_s=0.1), "me", "other") as (me, other):
+        await me.connect(address_of(other))
+        async with trio.open_nursery() as nursery:
+            search = Search(me, keys=[KEY])
+            nursery.start_soon(search.run)
+            await search.wait_round()
+            assert "asked 1 peer and " in str(search.report("it"))
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("dead_count", [0, 20])
 async def test_a_search_without_anybody_goes_on_and_says_so(
     autojump_clock: MockClock, dead_count: int
@@ -142,4 +153,5 @@ async def test_a_search_without_anybody_goes_on_and_says_so(
         error = search.report("it")
         assert error.facts["peers_asked"] == []
         assert ("could not reach" in str(error)) == bool(dead_count)
+        assert "this node knows no other" in str(error)
         nursery.cancel_scope.cancel()
