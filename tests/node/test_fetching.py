@@ -169,7 +169,7 @@ async def test_what_nobody_holds_ends_with_who_was_asked_and_for_how_long(tmp_pa
         with pytest.raises(NoProvider) as caught:
             await fetch(b, content_id_text(sha256(b"nothing")), peers=(await address(a),))
         assert caught.value.facts["peers_asked"] == [(await a.identity()).peer_id]
-        assert "1 connected" in str(caught.value)
+        assert "asked 1 peer and 1 node of the network" in str(caught.value)
 
 
 class LyingStore(DiskStore):
