@@ -37,7 +37,7 @@ from p2phub.proto.messages import Run
 OFFERS_AHEAD = 2  # spans a peer has to take at first: one is sent while the next waits
 OFFERS_AHEAD_S = 1.0  # and from then on what it takes in this time: round trip and announcement
 OFFERS_PER_PEER_MAX = 64
-REQUESTED_AHEAD = 2 * OFFERS_AHEAD  # with what a peer took before its first offers came
+REQUESTED_AHEAD = 2 * OFFERS_AHEAD  # spans that a peer requests before its first offers come
 OFFER_DEADLINE_S = 20.0  # until a peer must have announced a span it was offered, at most
 OFFER_DEADLINE_S_MIN = 2.0
 OFFER_GAIN = 4.0  # who takes so many times longer than others is late
@@ -53,7 +53,8 @@ SEEDS_MAX = 16  # that share the spans; further ones are taken for peers with no
 class _Peer:
     __slots__ = (
         "asked", "carried", "copies_left", "expired", "holdings", "is_late", "is_seed", "named",
-        "offered", "relayed_at", "sent", "told", "unrelayed", "wanted", "withheld_since",
+        "offered", "relayed_at", "requested_count", "sent", "told", "unrelayed", "wanted",
+        "withheld_since",
     )  # fmt: skip
 
     def __init__(self, holdings: Holdings, now: float) -> None:
@@ -70,6 +71,7 @@ class _Peer:
         self.carried: dict[int, int] = {}  # span it was first to hold -> peers that lack it still
         self.copies_left = 0  # the sum of these
         self.unrelayed: dict[int, float] = {}  # span nobody else holds -> since when
+        self.requested_count = 0  # spans that count as offered because it requested them
         self.relayed_at = now  # last time that another peer held what it was first to hold
         self.withheld_since: float | None = None  # the first time that it kept what it got
 
@@ -193,8 +195,8 @@ class Offers:
         self._on_announced(peer, state, gained, now)
 
     def on_request(self, peer: Peer, runs: Iterable[Run], now: float) -> None:
-        """A peer requested runs of us: what it was not offered and nobody has yet counts as offered
-        to it, or another would be sent it, too.
+        """A peer requested runs of us. The first that it was not offered, and nobody has yet, count
+        as offered to it: it asked before its offers came, and others would be sent them, too.
         """
         state = self._peers.get(peer)
         if state is None or state.is_seed:
@@ -205,7 +207,8 @@ class Offers:
                 continue
             for span in self._planner.spans_within(number, run.start, run.stop):
                 is_taken = span in self._pending or self._availability.rarity.count(span)
-                if not is_taken and len(state.offered) < REQUESTED_AHEAD:
+                if not is_taken and state.requested_count < REQUESTED_AHEAD:
+                    state.requested_count += 1
                     state.offered[span] = now
                     self._pending[span] = peer
 

@@ -90,6 +90,15 @@ def test_requests_keep_a_few_spans_from_others_at_most() -> None:
     assert offered == set(range(REQUESTED_AHEAD, REQUESTED_AHEAD + 2 * OFFERS_AHEAD))
 
 
+def test_what_a_peer_requests_later_is_still_offered() -> None:
+    offers = seed()
+    offers.on_request("p0", [Run(PAGE, 0, REQUESTED_AHEAD)], 0.0)
+    offers.on_have_delta("p0", PAGE, list(range(REQUESTED_AHEAD)), 0.0)
+    later = {REQUESTED_AHEAD, REQUESTED_AHEAD + 1}
+    offers.on_request("p0", [Run(PAGE, min(later), max(later) + 1)], 0.0)
+    assert later <= {action.run.start for action in offers.next_actions(0.0, SERVED_MAX)}
+
+
 def test_what_a_peer_requested_of_what_others_have_is_no_offer() -> None:
     offers = seed()
     offers.on_have_delta("p1", PAGE, [0], 0.0)
