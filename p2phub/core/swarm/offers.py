@@ -206,8 +206,9 @@ class Offers:
             if number is None:
                 continue
             for span in self._planner.spans_within(number, run.start, run.stop):
-                is_taken = span in self._pending or self._availability.rarity.count(span)
-                if not is_taken and state.requested_count < REQUESTED_AHEAD:
+                if state.requested_count >= REQUESTED_AHEAD:
+                    return
+                if span not in self._pending and not self._availability.rarity.count(span):
                     state.requested_count += 1
                     state.offered[span] = now
                     self._pending[span] = peer
