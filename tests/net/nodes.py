@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -19,7 +20,7 @@ from p2phub.net.secure import MessageStream, SecureChannel, Security, Socket
 from p2phub.net.yamux import PROTOCOL as YAMUX
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-ECHO = "/echo/1"
+ECHO, DEAF = "/echo/1", "/deaf/1"
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -53,6 +54,28 @@ async def nodes(nursery: trio.Nursery, count: int, *, first: int = 1) -> list[Li
     for network in made:
         await nursery.start(network.run)
     return made
+
+
+async def deaf_victim(nursery: trio.Nursery) -> tuple[Libp2pNetwork, Libp2pNetwork]:
+    """A node that reads nothing over DEAF and keeps 1 MiB unread; and one connected to it."""
+
+    async def deaf(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    victim = node(1)
+    victim.serve(DEAF, deaf)
+    victim._swarm.unread_bytes_max = 1 << 20
+    await nursery.start(victim.run)
+    (honest,) = await nodes(nursery, 1, first=2)
+    await honest.connect(address_of(victim))
+    return victim, honest
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Until a real node has noticed; fails after five seconds."""
+    with trio.fail_after(5):
+        while not holds():
+            await trio.sleep(0.01)
 
 
 async def ask_echo(

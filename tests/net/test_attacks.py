@@ -17,6 +17,7 @@ from p2phub.net.multistream import propose
 from p2phub.proto.limits import STREAM_WINDOW_BYTES, STREAMS_INBOUND_MAX, STREAMS_REFUSED_MAX
 from tests.net.nodes import (
     DATA,
+    DEAF,
     ECHO,
     GO_AWAY,
     RST,
@@ -26,6 +27,7 @@ from tests.net.nodes import (
     ask_echo,
     attack,
     data_frame,
+    deaf_victim,
     dial,
     frame,
     identity,
@@ -255,23 +257,15 @@ async def test_a_peer_that_ignores_its_credit_loses_its_connection(nursery: trio
 async def test_when_unread_bytes_fill_the_bound_the_peer_with_most_of_them_goes(
     nursery: trio.Nursery,
 ) -> None:
-    async def deaf(stream: Stream) -> None:
-        await trio.sleep_forever()
-
-    victim = node(1)
-    victim.serve("/test/deaf/1", deaf)
-    victim._swarm.unread_bytes_max = 1 << 20
-    await nursery.start(victim.run)
-    (honest,) = await nodes(nursery, 1, first=2)
-    await honest.connect(address_of(victim))
-    held = await honest.open(victim.peer_id, "/test/deaf/1")
+    victim, honest = await deaf_victim(nursery)
+    held = await honest.open(victim.peer_id, DEAF)
     await held.send(bytes(100_000))
     attacker = await attack(nursery, victim)
     # Each stream keeps to its own credit.
     with trio.fail_after(10), pytest.raises(StreamClosed):
         for index in range(1, 1000, 2):
             await attacker.send(
-                frame(WINDOW, SYN, index), data_frame(index, opening("/test/deaf/1"))
+                frame(WINDOW, SYN, index), data_frame(index, opening(DEAF))
             )
             for _ in range(3):
                 await attacker.send(data_frame(index, bytes(60_000)))

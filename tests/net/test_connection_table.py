@@ -7,8 +7,8 @@ from contextlib import suppress
 import trio
 
 from p2phub.errors import StreamClosed
-from p2phub.net.base import Stream
 from tests.net.nodes import (
+    DEAF,
     ECHO,
     SYN,
     WINDOW,
@@ -17,12 +17,13 @@ from tests.net.nodes import (
     ask_echo,
     attack,
     data_frame,
+    deaf_victim,
     frame,
     identity,
     is_closed,
-    node,
     nodes,
     opening,
+    until,
 )
 
 
@@ -35,8 +36,8 @@ async def test_connections_of_one_host_whose_streams_say_nothing_keep_nobody_out
         attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
         await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
         nursery.start_soon(is_closed, attacker)  # it answers, so that it is there
-    while sum(c.yamux.streams_count for c in victim._swarm.connections.live()) < 6:
-        await trio.sleep(0.01)
+    table = victim._swarm.connections
+    await until(lambda: sum(c.yamux.streams_count for c in table.live()) >= 6)
     await honest.connect(address_of(victim))
     assert await ask_echo(honest, victim) == b"are you there"
     assert len(victim.peers()) == 6
@@ -49,8 +50,7 @@ async def test_who_has_just_come_is_not_pushed_out_by_the_next(nursery: trio.Nur
         attacker = await attack(nursery, victim, 9000 + number, source="127.0.0.2")
         await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
     await honest.connect(address_of(victim))
-    while honest._swarm.connections.live()[0].yamux.streams_count:
-        await trio.sleep(0.01)
+    await until(lambda: not honest._swarm.connections.live()[0].yamux.streams_count)
     assert await is_closed(await attack(nursery, victim, 9002, source="127.0.0.2"))
     [connection] = honest._swarm.connections.live()
     assert await ask_echo(honest, victim) == b"are you there"
@@ -64,8 +64,7 @@ async def test_who_has_as_many_connections_as_others_displaces_none(nursery: tri
         attacker = await attack(nursery, victim, 9000 + number, source=f"127.0.0.{2 + number % 2}")
         if number < 4:
             await attacker.send(frame(WINDOW, SYN, 1), data_frame(1, opening(ECHO)))
-            while victim._swarm.connections.live()[-1].yamux.streams_count < 1:
-                await trio.sleep(0.01)
+            await until(lambda: victim._swarm.connections.live()[-1].yamux.streams_count)
         else:
             assert await is_closed(attacker)
     assert {peer.peer for peer in victim.peers()} == {
@@ -76,16 +75,8 @@ async def test_who_has_as_many_connections_as_others_displaces_none(nursery: tri
 async def test_connections_of_one_host_that_fill_the_bound_cost_nobody_else_his(
     nursery: trio.Nursery,
 ) -> None:
-    async def deaf(stream: Stream) -> None:
-        await trio.sleep_forever()
-
-    victim = node(1)
-    victim.serve("/test/deaf/1", deaf)
-    victim._swarm.unread_bytes_max = 1 << 20
-    await nursery.start(victim.run)
-    (honest,) = await nodes(nursery, 1, first=2)
-    await honest.connect(address_of(victim))
-    held = [await honest.open(victim.peer_id, "/test/deaf/1") for _ in range(3)]
+    victim, honest = await deaf_victim(nursery)
+    held = [await honest.open(victim.peer_id, DEAF) for _ in range(3)]
     for stream in held:
         await stream.send(bytes(120_000))
     closed = trio.Event()
@@ -94,7 +85,7 @@ async def test_connections_of_one_host_that_fill_the_bound_cost_nobody_else_his(
         with suppress(StreamClosed):
             await attacker.send(
                 frame(WINDOW, SYN, 1),
-                data_frame(1, opening("/test/deaf/1")),
+                data_frame(1, opening(DEAF)),
                 *[data_frame(1, bytes(60_000))] * 4,
             )
             while True:
